@@ -1,0 +1,1 @@
+#include "CEmbryo.h"
