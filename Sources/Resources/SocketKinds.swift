@@ -1,0 +1,4 @@
+extension DescriptorKinds {
+    /// Sockets.
+    static let socketKinds: [any DescriptorKind.Type] = []
+}
