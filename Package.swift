@@ -62,9 +62,10 @@ let package = Package(
         program("mobility-generator", uses: ["Units"]),
         program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
 
-        .target(name: "Lab", dependencies: ["Kernel"], path: "Tests/Lab", swiftSettings: settings),
+        .target(name: "Lab", dependencies: ["Kernel", "CKernel"], path: "Tests/Lab", swiftSettings: settings),
         program("lab", uses: ["Lab"], products: [arguments]),
-        program("demo", uses: ["Lab"], products: [arguments]),
+        program("labload", uses: ["Kernel", "CKernel"]),
+        program("demo", uses: ["Lab", "Kernel"], products: [arguments]),
 
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),
