@@ -7,7 +7,8 @@ final class HostBoot {
     let member: LabMember
     let paths: LabPaths
     private let notifications: FileDescriptor
-    private let launcher: LabProcess
+    /// unshare(1), which waits for PID 1.
+    let launcher: LabProcess
 
     /// Starts systemd as PID 1 in fresh namespaces; returns at once.
     init(_ member: LabMember, paths: LabPaths, cgroup: String) throws {

@@ -19,9 +19,12 @@ public final class Lab: Sendable {
     private let paths: LabPaths
     private let hosts: [LabHost]
     private let owned: Mutex<Bool>
+    /// The unshare(1) processes that wait for the hosts' PID 1; reaped when the lab goes down.
+    private let launchers: [LabProcess]
 
-    private init(paths: LabPaths, owned: Bool) throws {
+    private init(paths: LabPaths, owned: Bool, launchers: [LabProcess] = []) throws {
         name = paths.name
+        self.launchers = launchers
         self.paths = paths
         self.owned = Mutex(owned)
         let cgroup = try ControlGroups.make(lab: paths.name)
@@ -58,8 +61,8 @@ public final class Lab: Sendable {
         LabSignals.install()
         try claim(paths)
         do {
-            try build(members, paths: paths, product: product, timeout: timeout)
-            return try Lab(paths: paths, owned: true)
+            let launchers = try build(members, paths: paths, product: product, timeout: timeout)
+            return try Lab(paths: paths, owned: true, launchers: launchers)
         } catch {
             down(name: name)
             throw error
@@ -89,6 +92,7 @@ public final class Lab: Sendable {
     public func down() {
         owned.withLock { $0 = false }
         Self.down(name: name)
+        for launcher in launchers { _ = try? launcher.wait(timeout: .seconds(5)) }
     }
 
     /// Takes down the lab of that name, whoever made it and however far it got. Idempotent.
@@ -121,7 +125,7 @@ public final class Lab: Sendable {
 
     private static func build(
         _ members: [LabMember], paths: LabPaths, product: Product, timeout: Duration
-    ) throws {
+    ) throws -> [LabProcess] {
         try Files.makeDirectories(paths.outputs)
         let cgroup = try ControlGroups.make(lab: paths.name)
         for member in members { try Files.makeDirectories("\(cgroup)/\(member.name)") }
@@ -133,6 +137,7 @@ public final class Lab: Sendable {
         for host in booting { try host.finish(timeout: timeout) }
         try Files.writeAtomically(paths.members, members.map(\.line).joined(separator: "\n") + "\n")
         for (member, _) in stages { try LabHost(member, paths: paths, cgroup: cgroup).awaitStarted(timeout) }
+        return booting.map(\.launcher)
     }
 
     private static func remove(_ paths: LabPaths) throws {
