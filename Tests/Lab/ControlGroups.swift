@@ -23,10 +23,10 @@ enum ControlGroups {
     /// Ends every process below `path` with cgroup.kill and removes the whole branch. All in it is the lab's.
     static func remove(_ path: String) throws {
         guard Files.exists(path) else { return }
-        try Files.writeControl(path + "/cgroup.kill", "1")
-        // A frozen task does not die before it is thawed in kernels before 5.14; harmless on later ones.
         try waitUntil("end of all processes in \(path)", timeout: .seconds(20)) {
-            try Files.readText(path + "/cgroup.events").contains("populated 0")
+            // Again each time: a command that was just being started may have entered behind the last kill.
+            try Files.writeControl(path + "/cgroup.kill", "1")
+            return try Files.readText(path + "/cgroup.events").contains("populated 0")
         }
         try removeBranch(path)
     }
