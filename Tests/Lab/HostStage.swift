@@ -48,9 +48,11 @@ struct HostStage {
         try file.writeAll([UInt8](text.utf8))
     }
 
-    /// Makes the lab's target want a unit of the product.
-    func want(_ unit: String) throws {
-        try link("/usr/lib/systemd/system/\(unit)", root + "/etc/systemd/system/lab.target.wants/\(unit)")
+    /// Makes a target want a unit of the product, as `systemctl enable` does.
+    func want(_ unit: String, by target: String) throws {
+        let directory = root + "/etc/systemd/system/\(target).wants"
+        try Files.makeDirectories(directory)
+        try link("/usr/lib/systemd/system/\(unit)", directory + "/" + unit)
     }
 
     private func link(_ target: String, _ path: String) throws {

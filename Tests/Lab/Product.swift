@@ -49,9 +49,9 @@ public enum Product: Sendable {
 
                 """)
             try Files.makeDirectories(stage.root + "/etc/mobilityd/nodes")
-            try stage.want("mobilityd.service")
+            try stage.want("mobilityd.service", by: "lab.target")
             if Files.exists(stage.root + "/usr/lib/systemd/system/mobility-pids.service") {
-                try stage.want("mobility-pids.service")
+                try stage.want("mobility-pids.service", by: "sysinit.target")
             }
             try Subprocess.run([ctl, "node", "init", "--name", member.name, "--root", stage.root])
         }
