@@ -1,0 +1,61 @@
+import Addressing
+import Kernel
+import Units
+
+/// An annotated unit as systemd and its annotation describe it at one moment.
+public struct UnitView: Sendable {
+    public var name: String
+    public var status: UnitStatus
+    public var annotation: Annotation
+    public var addresses: [VirtualAddress]
+
+    /// Reads the unit from systemd and its annotation from its files.
+    public static func load(_ unit: String, systemd: SystemdClient) throws(MoveError) -> UnitView {
+        let status: UnitStatus
+        do { status = try systemd.unitProperties(unit) } catch {
+            throw MoveError(.invalid, "systemd does not tell about \(unit): \(error)")
+        }
+        guard status.loadState == "loaded" else {
+            throw MoveError(.invalid, "unit \(unit) is \(status.loadState), not loaded")
+        }
+        let annotation: Annotation?
+        do throws(AnnotationErrors) {
+            annotation = try Annotation.load(
+                fragment: status.fragmentPath, dropIns: status.dropInPaths, unit: unit)
+        } catch {
+            throw MoveError(.invalid, "\(error)")
+        }
+        guard let annotation else { throw MoveError(.invalid, "unit \(unit) has no [X-Mobility] section") }
+        return UnitView(
+            name: unit, status: status, annotation: annotation,
+            addresses: annotation.virtualAddresses.compactMap { VirtualAddress(bytes: $0.bytes, prefix: $0.prefix) })
+    }
+
+    /// The host's path of the unit's cgroup.
+    public func cgroupPath() throws(MoveError) -> String {
+        guard !status.controlGroup.isEmpty else { throw MoveError(.invalid, "unit \(name) has no cgroup: it is not running") }
+        do throws(KernelError) { return try Cgroup.root() + status.controlGroup } catch {
+            throw MoveError(.step, "\(error)")
+        }
+    }
+
+    /// The interface of each address.
+    public func interfaces(_ manager: AddressManager) throws(MoveError) -> [(VirtualAddress, NetworkInterface)] {
+        var found: [(VirtualAddress, NetworkInterface)] = []
+        for address in addresses {
+            do throws(AddressingError) {
+                found.append((address, try manager.interface(for: address, named: annotation.interface)))
+            } catch {
+                throw MoveError(.invalid, "\(error)")
+            }
+        }
+        return found
+    }
+
+    /// What the unit owns on this host besides descriptors: PIDFile, runtime directories.
+    public var ownPaths: [String] {
+        var paths = status.runtimeDirectories.map { "/run/" + $0 }
+        if !status.pidFile.isEmpty { paths.append(status.pidFile) }
+        return paths + annotation.carryPaths
+    }
+}
