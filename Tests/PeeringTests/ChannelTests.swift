@@ -113,8 +113,9 @@ import Testing
         let listener = try nodes.listener("b", log: { lines.give($0) }) { arrived.give($0) }
         defer { listener.stop() }
         let peer = try nodes.peer("b", of: "a", at: listener)
+        let identity = try nodes.identity("a")
         do throws(PeeringError) {
-            _ = try Channel.connect(to: peer, identity: nodes.identity("a"), deadline: .after(milliseconds: soon))
+            _ = try Channel.connect(to: peer, identity: identity, deadline: .after(milliseconds: soon))
             Issue.record("connected")
         } catch PeeringError.notEnrolledThere(let name, _) {
             #expect(name == "b")
