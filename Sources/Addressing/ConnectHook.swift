@@ -34,9 +34,9 @@ public struct ConnectHook: Sendable {
         unit: String, cgroupPath: String, vips: [VirtualAddress], options: Options = Options()
     ) throws(AddressingError) {
         let pins = pinDirectory(unit)
+        try preparePinDirectory(pins)
         let cgroup = try kernel { () throws(KernelError) in
-            try Files.makeDirectories(pins, mode: 0o700)
-            return try FileDescriptor.open(cgroupPath, O_RDONLY | O_DIRECTORY)
+            try FileDescriptor.open(cgroupPath, O_RDONLY | O_DIRECTORY)
         }
         let object = try ProgramObject(program_connect(), name: "connect")
         let map = try object.map("connect_options")

@@ -11,8 +11,8 @@ import Synchronization
 /// silent while the daemon restarts. The packets that wait go with the process: their senders repeat them.
 /// Calls block for microseconds, `release` for as long as there is something to put back.
 public final class HoldQueue: Sendable {
-    /// Packets one address can keep waiting. Beyond it the newest is given up, as on a full wire.
-    public static let bound: Int32 = 100_000
+    /// Packets one address can keep waiting: 100 ms of small packets at a million a second.
+    public static let defaultBound: Int32 = 100_000
     /// How many injected frames may be under way into the stack; its backlog (net.core.netdev_max_backlog) takes 1000.
     private static let windowFrames = 256
 
@@ -38,13 +38,16 @@ public final class HoldQueue: Sendable {
         }
     }
 
+    private let bound: Int32
     private let programs: HoldPrograms
     private let lanes = Mutex<[VirtualAddress: Lane]>([:])
 
     /// Loads the programs; `pinDirectory` lies on a bpf file system and is made if need be. Maps pinned there before
-    /// are taken over with the modes in them.
-    public init(pinDirectory: String) throws(AddressingError) {
-        try kernel { () throws(KernelError) in try Files.makeDirectories(pinDirectory, mode: 0o700) }
+    /// are taken over with the modes in them. `bound` is the number of packets each address can keep waiting; beyond it
+    /// the newest is given up, as on a full wire.
+    public init(pinDirectory: String, bound: Int32 = HoldQueue.defaultBound) throws(AddressingError) {
+        self.bound = bound
+        try preparePinDirectory(pinDirectory)
         let object = try ProgramObject(
             program_hold(), name: "hold", pinning: ["hold_modes", "hold_tallies", "hold_taps"], in: pinDirectory)
         let modes = try object.map("hold_modes")
@@ -166,7 +169,7 @@ extension HoldQueue {
             try tap.enableOffloads()
             try interface.setHardwareAddress(hardware)
             try interface.setMTU(try nic.mtu())
-            try interface.setTransmitQueueLength(Self.bound)
+            try interface.setTransmitQueueLength(bound)
             // The tap is a place to wait, not a link: no router solicitations, no address, no ARP.
             let switchIPv6 = "/proc/sys/net/ipv6/conf/\(interface.name)/disable_ipv6"
             if Files.exists(switchIPv6) { try Files.writeControl(switchIPv6, "1") }

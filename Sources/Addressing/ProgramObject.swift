@@ -120,6 +120,18 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
     static func reason(_ code: Int32) -> String { Errno(rawValue: code).description }
 }
 
+/// Makes a directory for pins; it must lie on a bpf file system.
+func preparePinDirectory(_ path: String) throws(AddressingError) {
+    try kernel { () throws(KernelError) in try Files.makeDirectories(path, mode: 0o700) }
+    var status = statfs()
+    try kernel { () throws(KernelError) in _ = try systemCall("statfs", on: path) { statfs(path, &status) } }
+    guard UInt32(truncatingIfNeeded: status.f_type) == 0xcafe_4a11 else {  // BPF_FS_MAGIC, linux/magic.h
+        throw .program(
+            step: "pin below", object: path, why: "not on a bpf file system; mount one: mount -t bpf bpf /sys/fs/bpf",
+            log: "")
+    }
+}
+
 /// A BPF map whose keys and values are plain structures.
 struct ProgramMap: ~Copyable, Sendable {
     let name: String
