@@ -69,7 +69,7 @@ let package = Package(
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),
         tests("UnitsTests", uses: ["Units"]),
-        tests("AddressingTests", uses: ["Addressing"]),
+        tests("AddressingTests", uses: ["Addressing", "Kernel", "CKernel"]),
         tests("PeeringTests", uses: ["Peering"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
         tests("LabTests", uses: ["Lab"]),

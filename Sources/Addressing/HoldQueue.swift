@@ -1,0 +1,306 @@
+import CKernel
+import CPrograms
+import Glibc
+import Kernel
+import Synchronization
+
+/// Lets packets for virtual addresses wait while nobody can take them, and puts them back in order.
+///
+/// Each address has a tap of its own, whose queue in the kernel holds the packets: nothing need read while they come.
+/// The programs stay on the NIC when this process ends; the pinned maps keep the modes, so that a silent source stays
+/// silent while the daemon restarts. The packets that wait go with the process: their senders repeat them.
+/// Calls block for microseconds, `release` for as long as there is something to put back.
+public final class HoldQueue: Sendable {
+    /// Packets one address can keep waiting: 100 ms of small packets at a million a second.
+    public static let defaultBound: Int32 = 100_000
+    /// How many injected frames may be under way into the stack; its backlog (net.core.netdev_max_backlog) takes 1000.
+    private static let windowFrames = 256
+
+    /// One address: its tap and what was settled outside the programs.
+    private final class Lane: Sendable {
+        let tap: TapDevice
+        let nic: NetworkInterface
+        let hardware: [UInt8]
+        let state = Mutex(State())
+
+        struct State {
+            var mode: HoldMode = []
+            /// Drained by the caller minus injected by the caller.
+            var balance: Int64 = 0
+            /// Frames of ours that never came through: refused by the tap or lost behind it.
+            var lost: Int64 = 0
+        }
+
+        init(tap: consuming TapDevice, nic: NetworkInterface, hardware: [UInt8]) {
+            self.tap = tap
+            self.nic = nic
+            self.hardware = hardware
+        }
+    }
+
+    private let bound: Int32
+    private let programs: HoldPrograms
+    private let lanes = Mutex<[VirtualAddress: Lane]>([:])
+
+    /// Loads the programs; `pinDirectory` lies on a bpf file system and is made if need be. Maps pinned there before
+    /// are taken over with the modes in them. `bound` is the number of packets each address can keep waiting; beyond it
+    /// the newest is given up, as on a full wire.
+    public init(pinDirectory: String, bound: Int32 = HoldQueue.defaultBound) throws(AddressingError) {
+        self.bound = bound
+        try preparePinDirectory(pinDirectory)
+        let object = try ProgramObject(
+            program_hold(), name: "hold", pinning: ["hold_modes", "hold_tallies", "hold_taps"], in: pinDirectory)
+        let modes = try object.map("hold_modes")
+        let tallies = try object.map("hold_tallies")
+        let taps = try object.map("hold_taps")
+        programs = HoldPrograms(object: object, modes: modes, tallies: tallies, taps: taps)
+    }
+
+    /// Attaches the programs to `nic` and makes the tap of each address. Nothing is held yet, except that an address
+    /// which a former process of this daemon left held or silent stays so. Repeatable.
+    public func prepare(_ nic: NetworkInterface, _ addresses: [VirtualAddress]) throws(AddressingError) {
+        try programs.object.attach("hold_ingress", to: nic, ingress: true)
+        try programs.object.attach("hold_egress", to: nic, ingress: false)
+        try lanes.withLock { (lanes) throws(AddressingError) in
+            for address in addresses where lanes[address] == nil { lanes[address] = try makeLane(address, nic) }
+        }
+    }
+
+    /// The modes that hold for the address, those of a former process included.
+    public func mode(of address: VirtualAddress) throws(AddressingError) -> HoldMode {
+        let record = try kernel { () throws(KernelError) in
+            try programs.modes.value(HoldAddress(address), empty: HoldModeRecord())
+        }
+        return HoldMode(rawValue: record?.flags ?? 0).subtracting(.drain)
+    }
+
+    /// Changes what happens to packets from now on. Ending a hold this way leaves what waits where it is: use `release`
+    /// where it must go on to the service.
+    public func setMode(_ address: VirtualAddress, _ mode: HoldMode) throws(AddressingError) {
+        let lane = try lane(address)
+        try lane.state.withLock { (state) throws(AddressingError) in
+            state.mode = mode
+            try publish(address, lane, state)
+        }
+    }
+
+    /// Takes up to `maxFrames` waiting packets out, in order, without waiting for more.
+    public func drain(_ address: VirtualAddress, maxFrames: Int) throws(AddressingError) -> [HeldFrame] {
+        let lane = try lane(address)
+        return try lane.state.withLock { (state) throws(AddressingError) in
+            let frames = try takeFrames(lane, maxFrames)
+            if !frames.isEmpty {
+                state.balance += Int64(frames.count)
+                try publish(address, lane, state)
+            }
+            return frames
+        }
+    }
+
+    /// Puts packets that were drained, here or on another host, into this host's stack as if the NIC had just received
+    /// them, past the hold. All are checked before any is put in. Returns when they are through.
+    public func inject(_ address: VirtualAddress, _ frames: [HeldFrame]) throws(AddressingError) {
+        for frame in frames {
+            if let why = frame.defect(for: address) { throw .badFrame(address: address, why: why) }
+        }
+        let lane = try lane(address)
+        try lane.state.withLock { (state) throws(AddressingError) in
+            state.balance -= Int64(frames.count)
+            try publish(address, lane, state)
+            try putBack(address, lane, frames, &state)
+        }
+    }
+
+    /// Ends the hold: everything that waits goes on in order, then what comes passes by itself; `silent` ends too.
+    ///
+    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have.
+    /// The hold has ended also when this throws `.releaseIncomplete`.
+    public func release(_ address: VirtualAddress) throws(AddressingError) {
+        let lane = try lane(address)
+        let missing = try lane.state.withLock { (state) throws(AddressingError) in
+            state.mode = state.mode.subtracting(.silent).union(.drain)
+            try publish(address, lane, state)
+            var missing = try empty(address, lane, &state)
+            state.mode = []
+            try publish(address, lane, state)
+            // A packet that was being judged by the old mode on another processor may still arrive in the tap:
+            // membarrier(2) MEMBARRIER_CMD_GLOBAL waits for all of them.
+            try kernel { () throws(KernelError) in
+                _ = try systemCall("membarrier") { ck_syscall(Int(SYS_membarrier), 1, 0, 0, 0, 0, 0) }
+            }
+            missing += try empty(address, lane, &state)
+            return missing
+        }
+        if missing > 0 { throw .releaseIncomplete(address: address, missing: Int(missing)) }
+    }
+
+    public func counters(_ address: VirtualAddress) throws(AddressingError) -> HoldCounters {
+        let lane = try lane(address)
+        let tally = try tally(address)
+        return HoldCounters(
+            heldPackets: tally.packets, heldBytes: tally.bytes, droppedAtBound: try dropped(lane),
+            passed: tally.passed, silenced: tally.silenced)
+    }
+
+    /// Forgets an address: its tap and what waits in it go, its packets are left alone from now on. Repeatable.
+    public func close(_ address: VirtualAddress) throws(AddressingError) {
+        let lane = lanes.withLock { $0.removeValue(forKey: address) }
+        try kernel { () throws(KernelError) in
+            try programs.modes.remove(HoldAddress(address))
+            try programs.tallies.remove(HoldAddress(address))
+            if let lane { try programs.taps.remove(lane.tap.interface.index) }
+        }
+    }
+}
+
+// MARK: - One lane
+
+extension HoldQueue {
+    private func lane(_ address: VirtualAddress) throws(AddressingError) -> Lane {
+        guard let lane = lanes.withLock({ $0[address] }) else { throw .notPrepared(address) }
+        return lane
+    }
+
+    private func makeLane(_ address: VirtualAddress, _ nic: NetworkInterface) throws(AddressingError) -> Lane {
+        let tap = try kernel { () throws(KernelError) in try TapDevice(pattern: "mobh%d") }
+        let interface = tap.interface
+        let hardware = try kernel { () throws(KernelError) in
+            let hardware = try nic.hardwareAddress()
+            try tap.enableOffloads()
+            try interface.setHardwareAddress(hardware)
+            try interface.setMTU(try nic.mtu())
+            try interface.setTransmitQueueLength(bound)
+            // The tap is a place to wait, not a link: no router solicitations, no address, no ARP.
+            let switchIPv6 = "/proc/sys/net/ipv6/conf/\(interface.name)/disable_ipv6"
+            if Files.exists(switchIPv6) { try Files.writeControl(switchIPv6, "1") }
+            try interface.setFlags(adding: 0x80)  // IFF_NOARP
+            try programs.taps.set(interface.index, to: nic.index)
+            return hardware
+        }
+        try programs.object.attach("hold_inject", to: interface, ingress: true)
+        let lane = Lane(tap: tap, nic: nic, hardware: hardware)
+        try kernel { () throws(KernelError) in
+            try interface.setFlags(adding: 0x1)  // IFF_UP
+            // What waited in a former process's tap is gone; count from here. The mode stays as that process left it.
+            let old = try programs.modes.value(HoldAddress(address), empty: HoldModeRecord())
+            let mode = HoldMode(rawValue: old?.flags ?? 0).subtracting(.drain)
+            try programs.tallies.set(HoldAddress(address), to: HoldTallyRecord())
+            lane.state.withLock { $0.mode = mode }
+            try programs.modes.set(
+                HoldAddress(address), to: HoldModeRecord(flags: mode.rawValue, tap: interface.index))
+        }
+        return lane
+    }
+
+    private func publish(
+        _ address: VirtualAddress, _ lane: Lane, _ state: Lane.State
+    ) throws(AddressingError) {
+        let dropped = Int64(clamping: try dropped(lane))
+        try kernel { () throws(KernelError) in
+            try programs.modes.set(
+                HoldAddress(address),
+                to: HoldModeRecord(
+                    flags: state.mode.rawValue, tap: lane.tap.interface.index,
+                    settled: state.balance + state.lost + dropped))
+        }
+    }
+
+    private func dropped(_ lane: Lane) throws(AddressingError) -> UInt64 {
+        try RouteSocket().droppedOnTransmit(lane.tap.interface)
+    }
+
+    private func tally(
+        _ address: VirtualAddress
+    ) throws(AddressingError) -> HoldTallyRecord {
+        let tally = try kernel { () throws(KernelError) in
+            try programs.tallies.value(HoldAddress(address), empty: HoldTallyRecord())
+        }
+        guard let tally else { throw .notPrepared(address) }
+        return tally
+    }
+
+    private func takeFrames(_ lane: Lane, _ count: Int) throws(AddressingError) -> [HeldFrame] {
+        var frames: [HeldFrame] = []
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 8)
+        defer { buffer.deallocate() }
+        while frames.count < count {
+            do throws(KernelError) {
+                let length = try systemCall("read", on: lane.tap.interface.name) {
+                    read(lane.tap.descriptor.raw, buffer.baseAddress, buffer.count)
+                }
+                frames.append(HeldFrame(bytes: [UInt8](buffer[..<length])))
+            } catch where error.code == .again {
+                break
+            } catch {
+                throw .kernel(error)
+            }
+        }
+        return frames
+    }
+
+    /// Writes frames to the tap, from whose ingress they go to the NIC's; waits for each window to come through.
+    private func putBack(
+        _ address: VirtualAddress, _ lane: Lane, _ frames: [HeldFrame], _ state: inout Lane.State
+    ) throws(AddressingError) {
+        var index = 0
+        while index < frames.count {
+            let before = try tally(address)
+            let piece = frames[index..<min(index + Self.windowFrames, frames.count)]
+            var refused = 0
+            for frame in piece {
+                let bytes = frame.addressed(to: lane.hardware)
+                do throws(KernelError) {
+                    try systemCall("write", on: lane.tap.interface.name) {
+                        bytes.withUnsafeBytes { write(lane.tap.descriptor.raw, $0.baseAddress, $0.count) }
+                    }
+                } catch where error.code == .invalidArgument {
+                    refused += 1  // offloads that contradict the packet: as lost as on a bad wire
+                } catch {
+                    throw .kernel(error)
+                }
+            }
+            let expected = before.passed + UInt64(piece.count - refused)
+            let reached = try awaitPassed(address, expected)
+            state.lost += Int64(refused) + Int64(expected - min(expected, reached))
+            if refused > 0 || reached < expected { try publish(address, lane, state) }
+            index += piece.count
+        }
+    }
+
+    /// Waits until the programs have seen `expected` frames pass, which takes microseconds; 100 ms bound the wait.
+    private func awaitPassed(
+        _ address: VirtualAddress, _ expected: UInt64
+    ) throws(AddressingError) -> UInt64 {
+        let end = Clock.monotonic + 100_000_000
+        while true {
+            let passed = try tally(address).passed
+            if passed >= expected || Clock.monotonic > end { return passed }
+            sched_yield()
+        }
+    }
+
+    /// Puts back what waits until every ticket is accounted for; returns how many are not after 200 ms of waiting.
+    private func empty(
+        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State
+    ) throws(AddressingError) -> Int64 {
+        var end = Clock.monotonic + 200_000_000
+        while true {
+            let frames = try takeFrames(lane, Self.windowFrames)
+            if !frames.isEmpty {
+                try putBack(address, lane, frames, &state)
+                end = Clock.monotonic + 200_000_000
+                continue
+            }
+            try publish(address, lane, state)
+            let tally = try tally(address)
+            let settled = state.balance + state.lost + Int64(clamping: try dropped(lane))
+            let missing = Int64(clamping: tally.tickets) - Int64(clamping: tally.passed) - settled
+            if missing <= 0 { return 0 }
+            guard Clock.monotonic < end else {
+                state.lost += missing
+                return missing
+            }
+            sched_yield()
+        }
+    }
+}
