@@ -62,7 +62,8 @@ let package = Package(
         room("MobilityClient", uses: ["BusContract", "CDBus"]),
 
         program(
-            "mobilityd", uses: ["BusService", "BusContract", "Journal", "Kernel", "Peering"], products: [arguments, logging]),
+            "mobilityd", uses: ["BusService", "BusContract", "Journal", "Kernel", "Peering"],
+            products: [arguments, logging]),
         program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),
         program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
@@ -78,6 +79,7 @@ let package = Package(
         tests("PeeringTests", uses: ["Peering"]),
         tests("BusServiceTests", uses: ["BusService", "BusContract", "Journal", "MobilityClient"], products: [logging]),
         tests("MobilityClientTests", uses: ["MobilityClient", "BusContract"]),
+        tests("NameCheckTests", uses: ["NameCheck"]),
         tests("LabTests", uses: ["Lab"]),
     ]
 )
