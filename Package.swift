@@ -54,11 +54,17 @@ let package = Package(
         room("Restore", uses: ["Resources", "Clocks", "CEmbryo"]),
         room("Peering", uses: ["Kernel", "ProcessImage", "COpenSSL"]),
         room("Migration", uses: ["Capture", "Restore", "Addressing", "Peering", "Units", "NameCheck"], products: [logging]),
-        room("BusService", uses: ["Migration", "Journal", "CSystemd"], products: [logging]),
-        room("MobilityClient", uses: ["CDBus"]),
+        room("BusContract"),
+        .target(name: "CBusService"),
+        room(
+            "BusService", uses: ["Kernel", "Migration", "Journal", "BusContract", "CBusService", "CSystemd"],
+            products: [logging]),
+        room("MobilityClient", uses: ["BusContract", "CDBus"]),
 
-        program("mobilityd", uses: ["BusService"], products: [arguments]),
-        program("mobilityctl", uses: ["MobilityClient", "Peering"], products: [arguments]),
+        program(
+            "mobilityd", uses: ["BusService", "BusContract", "Journal", "Kernel", "Peering"],
+            products: [arguments, logging]),
+        program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),
         program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
 
@@ -71,6 +77,8 @@ let package = Package(
         tests("UnitsTests", uses: ["Units"]),
         tests("AddressingTests", uses: ["Addressing", "Kernel", "CKernel"]),
         tests("PeeringTests", uses: ["Peering"]),
+        tests("BusServiceTests", uses: ["BusService", "BusContract", "Journal", "MobilityClient"], products: [logging]),
+        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
         tests("LabTests", uses: ["Lab"]),
     ]
