@@ -23,7 +23,7 @@ public struct UnitView: Sendable {
             annotation = try Annotation.load(
                 fragment: status.fragmentPath, dropIns: status.dropInPaths, unit: unit)
         } catch {
-            throw MoveError(.invalid, "\(error)")
+            throw MoveError(.badAnnotation, "\(error)")
         }
         guard let annotation else { throw MoveError(.invalid, "unit \(unit) has no [X-Mobility] section") }
         return UnitView(
@@ -46,7 +46,7 @@ public struct UnitView: Sendable {
             do throws(AddressingError) {
                 found.append((address, try manager.interface(for: address, named: annotation.interface)))
             } catch {
-                throw MoveError(.invalid, "\(error)")
+                throw MoveError(.addressUnavailable, "\(error)")
             }
         }
         return found
