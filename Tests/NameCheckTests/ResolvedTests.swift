@@ -18,7 +18,8 @@ private final class PrivateBus {
         posix_spawn_file_actions_init(&actions)
         posix_spawn_file_actions_adddup2(&actions, ends[1], 1)
         posix_spawn_file_actions_addclose(&actions, ends[0])
-        let words = ["dbus-daemon", "--session", "--nofork", "--print-address", "--address=unix:abstract=namecheck-test-\(getpid())"]
+        let listen = "--address=unix:abstract=namecheck-test-\(getpid())"
+        let words = ["dbus-daemon", "--session", "--nofork", "--print-address", listen]
         let arguments: [UnsafeMutablePointer<CChar>?] = words.map { word in strdup(word) } + [nil]
         var child = pid_t()
         let code = posix_spawnp(&child, "dbus-daemon", &actions, nil, arguments, environ)
