@@ -38,7 +38,8 @@ final class ResolvedSource: RecordSource {
         var message: OpaquePointer?
         defer { sd_bus_message_unref(message) }
         let daemon = "org.freedesktop.DBus"
-        guard sd_bus_message_new_method_call(bus, &message, daemon, "/org/freedesktop/DBus", daemon, "NameHasOwner") >= 0,
+        let path = "/org/freedesktop/DBus"
+        guard sd_bus_message_new_method_call(bus, &message, daemon, path, daemon, "NameHasOwner") >= 0,
             sd_bus_message_append_basic(message, CChar(UInt8(ascii: "s")), Self.service) >= 0
         else { return false }
         var reply: OpaquePointer?

@@ -93,7 +93,8 @@ import Testing
     @Test func resolverConfigurationIsRead() throws {
         let path = "/tmp/namecheck-test-\(getpid()).conf"
         defer { unlink(path) }
-        try Files.writeAtomically(path, "# x\nsearch example.org\nnameserver 10.0.0.1\n nameserver\tfd00::1\nnameserver x\n")
+        try Files.writeAtomically(
+            path, "# x\nsearch example.org\nnameserver 10.0.0.1\n nameserver\tfd00::1\nnameserver x\n")
         #expect(try NameChecker.servers(resolvConf: path).map(\.description) == ["10.0.0.1:53", "[fd00::1]:53"])
         try Files.writeAtomically(path, "search example.org\n")
         #expect(try NameChecker.servers(resolvConf: path).map(\.description) == ["127.0.0.1:53"])
