@@ -11,6 +11,8 @@ import Kernel
 ///
 /// Not covered, because the kernel has no hook there: raw and ping sockets' sendto, UDP-Lite's connect, and a socket
 /// that was bound to a port alone (or sent datagrams unconnected) before it connects: it keeps the host's address.
+/// Where the address is not on the host, connect(2) fails with EADDRNOTAVAIL and an unconnected IPv4 datagram with
+/// ENETUNREACH; an unconnected IPv6 datagram leaves with the address all the same. None ever gets the host's own.
 public struct ConnectHook: Sendable {
     public struct Options: Sendable, Equatable {
         /// bind(2) to 0.0.0.0 or :: becomes a bind to the virtual address of the family, if there is one.

@@ -113,14 +113,17 @@ public final class HoldQueue: Sendable {
 
     /// Ends the hold: everything that waits goes on in order, then what comes passes by itself; `silent` ends too.
     ///
-    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have.
+    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have. Only
+    /// where packets come faster than they can be put back for `catchUpMilliseconds` (a flood; TCP senders stop at
+    /// their windows) do later ones overtake; none is lost then either.
     /// The hold has ended also when this throws `.releaseIncomplete`.
-    public func release(_ address: VirtualAddress) throws(AddressingError) {
+    public func release(_ address: VirtualAddress, catchUpMilliseconds: Int = 250) throws(AddressingError) {
         let lane = try lane(address)
         let missing = try lane.state.withLock { (state) throws(AddressingError) in
             state.mode = state.mode.subtracting(.silent).union(.drain)
             try publish(address, lane, state)
-            var missing = try empty(address, lane, &state)
+            let limit = Clock.monotonic + Int64(catchUpMilliseconds) * 1_000_000
+            let first = try empty(address, lane, &state, limit: limit)
             state.mode = []
             try publish(address, lane, state)
             // A packet that was being judged by the old mode on another processor may still arrive in the tap:
@@ -128,8 +131,8 @@ public final class HoldQueue: Sendable {
             try kernel { () throws(KernelError) in
                 _ = try systemCall("membarrier") { ck_syscall(Int(SYS_membarrier), 1, 0, 0, 0, 0, 0) }
             }
-            missing += try empty(address, lane, &state)
-            return missing
+            let rest = try empty(address, lane, &state, limit: .max)
+            return (first ?? 0) + (rest ?? 0)
         }
         if missing > 0 { throw .releaseIncomplete(address: address, missing: Int(missing)) }
     }
@@ -219,76 +222,112 @@ extension HoldQueue {
         return tally
     }
 
+    /// Reads one waiting frame into `buffer`; nil when none waits.
+    private func readFrame(_ lane: Lane, _ buffer: UnsafeMutableRawBufferPointer) throws(AddressingError) -> Int? {
+        do throws(KernelError) {
+            return try systemCall("read", on: lane.tap.interface.name) {
+                read(lane.tap.descriptor.raw, buffer.baseAddress, buffer.count)
+            }
+        } catch where error.code == .again {
+            return nil
+        } catch {
+            throw .kernel(error)
+        }
+    }
+
+    /// Writes one frame to the tap, from whose ingress it goes to the NIC's. False if the tap refuses it: offloads that
+    /// contradict the packet, as lost as on a bad wire.
+    private func writeFrame(_ lane: Lane, _ bytes: UnsafeRawBufferPointer) throws(AddressingError) -> Bool {
+        do throws(KernelError) {
+            try systemCall("write", on: lane.tap.interface.name) {
+                write(lane.tap.descriptor.raw, bytes.baseAddress, bytes.count)
+            }
+            return true
+        } catch where error.code == .invalidArgument {
+            return false
+        } catch {
+            throw .kernel(error)
+        }
+    }
+
     private func takeFrames(_ lane: Lane, _ count: Int) throws(AddressingError) -> [HeldFrame] {
         var frames: [HeldFrame] = []
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 8)
         defer { buffer.deallocate() }
-        while frames.count < count {
-            do throws(KernelError) {
-                let length = try systemCall("read", on: lane.tap.interface.name) {
-                    read(lane.tap.descriptor.raw, buffer.baseAddress, buffer.count)
-                }
-                frames.append(HeldFrame(bytes: [UInt8](buffer[..<length])))
-            } catch where error.code == .again {
-                break
-            } catch {
-                throw .kernel(error)
-            }
+        while frames.count < count, let length = try readFrame(lane, buffer) {
+            frames.append(HeldFrame(bytes: [UInt8](buffer[..<length])))
         }
         return frames
     }
 
-    /// Writes frames to the tap, from whose ingress they go to the NIC's; waits for each window to come through.
+    /// Puts frames from elsewhere back, a window at a time.
     private func putBack(
         _ address: VirtualAddress, _ lane: Lane, _ frames: [HeldFrame], _ state: inout Lane.State
     ) throws(AddressingError) {
         var index = 0
         while index < frames.count {
-            let before = try tally(address)
+            let before = try tally(address).passed
             let piece = frames[index..<min(index + Self.windowFrames, frames.count)]
-            var refused = 0
+            var written = 0
             for frame in piece {
                 let bytes = frame.addressed(to: lane.hardware)
-                do throws(KernelError) {
-                    try systemCall("write", on: lane.tap.interface.name) {
-                        bytes.withUnsafeBytes { write(lane.tap.descriptor.raw, $0.baseAddress, $0.count) }
+                let failure: AddressingError? = bytes.withUnsafeBytes { bytes in
+                    do throws(AddressingError) {
+                        if try writeFrame(lane, bytes) { written += 1 }
+                        return nil
+                    } catch {
+                        return error
                     }
-                } catch where error.code == .invalidArgument {
-                    refused += 1  // offloads that contradict the packet: as lost as on a bad wire
-                } catch {
-                    throw .kernel(error)
                 }
+                if let failure { throw failure }
             }
-            let expected = before.passed + UInt64(piece.count - refused)
-            let reached = try awaitPassed(address, expected)
-            state.lost += Int64(refused) + Int64(expected - min(expected, reached))
-            if refused > 0 || reached < expected { try publish(address, lane, state) }
+            try settle(address, lane, &state, before: before, written: written, tried: piece.count)
             index += piece.count
         }
     }
 
-    /// Waits until the programs have seen `expected` frames pass, which takes microseconds; 100 ms bound the wait.
-    private func awaitPassed(
-        _ address: VirtualAddress, _ expected: UInt64
-    ) throws(AddressingError) -> UInt64 {
-        let end = Clock.monotonic + 100_000_000
-        while true {
-            let passed = try tally(address).passed
-            if passed >= expected || Clock.monotonic > end { return passed }
-            sched_yield()
+    /// Puts up to a window of what waits here back; returns how many frames there were.
+    private func pump(
+        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State, _ buffer: UnsafeMutableRawBufferPointer
+    ) throws(AddressingError) -> Int {
+        let before = try tally(address).passed
+        var tried = 0
+        var written = 0
+        while tried < Self.windowFrames, let length = try readFrame(lane, buffer) {
+            tried += 1
+            if try writeFrame(lane, UnsafeRawBufferPointer(rebasing: buffer[..<length])) { written += 1 }
         }
+        if tried > 0 { try settle(address, lane, &state, before: before, written: written, tried: tried) }
+        return tried
     }
 
-    /// Puts back what waits until every ticket is accounted for; returns how many are not after 200 ms of waiting.
+    /// Waits until the programs have seen what was written pass, which takes microseconds; 100 ms bound the wait.
+    private func settle(
+        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State, before: UInt64, written: Int, tried: Int
+    ) throws(AddressingError) {
+        let expected = before + UInt64(written)
+        let end = Clock.monotonic + 100_000_000
+        var reached = try tally(address).passed
+        while reached < expected && Clock.monotonic < end {
+            sched_yield()
+            reached = try tally(address).passed
+        }
+        state.lost += Int64(tried - written) + Int64(expected - min(expected, reached))
+        if tried > written || reached < expected { try publish(address, lane, state) }
+    }
+
+    /// Puts back what waits until every ticket is accounted for. Returns how many are not, after 200 ms in which
+    /// nothing more came; or nil when packets came faster than they could be put back until `limit` (CLOCK_MONOTONIC).
     private func empty(
-        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State
-    ) throws(AddressingError) -> Int64 {
+        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State, limit: Int64
+    ) throws(AddressingError) -> Int64? {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 8)
+        defer { buffer.deallocate() }
         var end = Clock.monotonic + 200_000_000
         while true {
-            let frames = try takeFrames(lane, Self.windowFrames)
-            if !frames.isEmpty {
-                try putBack(address, lane, frames, &state)
+            if try pump(address, lane, &state, buffer) > 0 {
                 end = Clock.monotonic + 200_000_000
+                if Clock.monotonic > limit { return nil }
                 continue
             }
             try publish(address, lane, state)

@@ -1,3 +1,5 @@
+import Kernel
+
 /// The Ethernet frames by which hosts ask for and tell who owns an address: ARP (RFC 826, 5227) and IPv6 neighbour
 /// discovery (RFC 4861).
 enum OwnershipFrames {
@@ -48,6 +50,17 @@ enum OwnershipFrames {
         else { return nil }
         let isProbe = frame[54] == 135 && frame[22..<38].allSatisfy { $0 == 0 }
         return frame[54] == 136 || isProbe ? source : nil
+    }
+
+    /// Lets only frames through in which the address's owner speaks: ARP with it as sender, or an advertisement of it.
+    static func claimFilter(_ address: VirtualAddress) -> [PacketSocket.FilterInstruction] {
+        func word(_ index: Int) -> UInt32 {
+            address.bytes[index * 4..<index * 4 + 4].reduce(0) { $0 << 8 | UInt32($1) }
+        }
+        if address.family == .ipv4 { return PacketSocket.FilterInstruction.all([(28, 4, word(0))]) }
+        return PacketSocket.FilterInstruction.all([
+            (20, 1, 58), (54, 1, 136), (62, 4, word(0)), (66, 4, word(1)), (70, 4, word(2)), (74, 4, word(3)),
+        ])
     }
 
     private static func arpFrame(

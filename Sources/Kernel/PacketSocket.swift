@@ -29,6 +29,42 @@ public struct PacketSocket: ~Copyable, Sendable {
         self.interface = interface
     }
 
+    /// One instruction of a classic socket filter, struct sock_filter of linux/filter.h.
+    public struct FilterInstruction: Sendable {
+        let code: UInt16
+        let ifTrue: UInt8
+        let ifFalse: UInt8
+        let constant: UInt32
+
+        public init(_ code: UInt16, _ constant: UInt32, ifTrue: UInt8 = 0, ifFalse: UInt8 = 0) {
+            self.code = code
+            self.ifTrue = ifTrue
+            self.ifFalse = ifFalse
+            self.constant = constant
+        }
+
+        /// Receives only frames in which each of these big-endian words (1 or 4 bytes at an offset) has its value.
+        public static func all(_ words: [(offset: UInt32, bytes: Int, value: UInt32)]) -> [FilterInstruction] {
+            var program: [FilterInstruction] = []
+            for (index, word) in words.enumerated() {
+                program.append(.init(word.bytes == 1 ? 0x30 : 0x20, word.offset))  // BPF_LD | BPF_ABS
+                program.append(.init(0x15, word.value, ifFalse: UInt8((words.count - index - 1) * 2 + 1)))  // BPF_JEQ
+            }
+            return program + [.init(0x06, 0x40000), .init(0x06, 0)]  // BPF_RET: this many bytes
+        }
+    }
+
+    /// Attaches a filter (SO_ATTACH_FILTER): the kernel wakes the reader for no other frame.
+    public func attach(_ program: [FilterInstruction]) throws(KernelError) {
+        try systemCall("setsockopt", on: "SO_ATTACH_FILTER on \(interface.name)") {
+            program.withUnsafeBytes { code in
+                // struct sock_fprog: the number of instructions, padding, a pointer to them.
+                var description = (UInt64(program.count), UInt64(UInt(bitPattern: code.baseAddress)))
+                return setsockopt(descriptor.raw, SOL_SOCKET, SO_ATTACH_FILTER, &description, 16)
+            }
+        }
+    }
+
     /// Sends one frame, Ethernet header included.
     public func send(_ frame: [UInt8]) throws(KernelError) {
         try systemCall("send", on: "AF_PACKET on \(interface.name)") {

@@ -83,6 +83,21 @@ private final class TestCgroup: Sendable {
             }
             return String(output.split(separator: "\n").first ?? "")
         }
+
+        /// The source that the client sees of a datagram sent without a connection, or the sender's error.
+        func datagramSource(to destination: String, from source: String = "") throws -> String {
+            let etherType: UInt16 = destination.contains(":") ? 0x86dd : 0x0800
+            let watch = try network.client.inside { try PacketSocket(interface: Network.nic(), etherType: etherType) }
+            let printed = try self.source("sendto", to: destination, from: source)
+            if !printed.isEmpty { return printed }
+            while let frame = try watch.receive(milliseconds: 2000) {
+                let next = etherType == 0x0800 ? frame[23] : frame[20]
+                guard next == 17 else { continue }
+                let bytes = etherType == 0x0800 ? frame[26..<30] : frame[22..<38]
+                return VirtualAddress(bytes: Array(bytes))?.text ?? ""
+            }
+            return "nothing"
+        }
     }
 
     @Test func outgoingConnectionsComeFromTheAddress() throws {
@@ -116,19 +131,7 @@ private final class TestCgroup: Sendable {
         let fixture = try Fixture()
         try fixture.attach()
         func observed(_ destination: String, from source: String = "") throws -> String {
-            let etherType: UInt16 = destination.contains(":") ? 0x86dd : 0x0800
-            let watch = try fixture.network.client.inside {
-                try PacketSocket(interface: Network.nic(), etherType: etherType)
-            }
-            let printed = try fixture.source("sendto", to: destination, from: source)
-            if !printed.isEmpty { return printed }
-            while let frame = try watch.receive(milliseconds: 2000) {
-                let next = etherType == 0x0800 ? frame[23] : frame[20]
-                guard next == 17 else { continue }
-                let bytes = etherType == 0x0800 ? frame[26..<30] : frame[22..<38]
-                return VirtualAddress(bytes: Array(bytes))?.text ?? ""
-            }
-            return "nothing"
+            try fixture.datagramSource(to: destination, from: source)
         }
         #expect(try observed("10.9.0.9") == "10.9.0.11")
         #expect(try observed("fd09::9") == "fd09::11")
@@ -148,6 +151,11 @@ private final class TestCgroup: Sendable {
         #expect(try fixture.source("tcp", to: "10.9.0.9") == "EADDRNOTAVAIL")
         #expect(try fixture.source("tcp", to: "fd09::9") == "EADDRNOTAVAIL")
         #expect(try fixture.source("udp", to: "10.9.0.9") == "EADDRNOTAVAIL")
+        // Unconnected datagrams are not checked by the kernel: they keep the service's address or fail.
+        for (destination, vip) in [("10.9.0.9", "10.9.0.11"), ("fd09::9", "fd09::11")] {
+            let source = try fixture.datagramSource(to: destination)
+            #expect([vip, "EINVAL", "ENETUNREACH"].contains(source), "sent from \(source)")
+        }
         #expect(try fixture.source("tcp", to: "10.9.0.9", inCgroup: false) == "ECONNREFUSED")
     }
 

@@ -1,5 +1,6 @@
 import CKernel
 import Glibc
+import Synchronization
 import Testing
 
 @testable import Addressing
@@ -137,5 +138,42 @@ import Testing
         announcer.cancel()
         #expect((Clock.monotonic - start) < 5_000_000_000, "cancel waited for the schedule")
         #expect(announcer.failure == nil)
+    }
+
+    @Test(arguments: [Network.vip4, Network.vip6])
+    func watchDefendsTheAddress(_ address: VirtualAddress) throws {
+        guard mayRun() else { return }
+        let network = try Network()
+        let events = Mutex<[OwnershipWatch.Event]>([])
+        let watch = try network.a.inside {
+            try manager.add(address, to: Network.nic())
+            return try OwnershipWatch(address, on: Network.nic()) { event in events.withLock { $0.append(event) } }
+        }
+        func expect(_ event: OwnershipWatch.Event) throws {
+            try eventually("\(event)") { events.withLock { $0.contains(event) } }
+        }
+        // Removed as a network manager would.
+        try network.a.ip("address", "del", "\(address.text)/\(address.family.bits)", "dev", "eth0")
+        try expect(.restored(failure: nil))
+        #expect(try network.a.inside { try manager.isPresent(address, on: Network.nic()) })
+        // Claimed by another host, twice: the client comes back, once.
+        let listener = try network.a.inside { try Socket.listening(address, 7000) }
+        _ = try network.client.inside { try Socket.connected(address, 7000) }
+        _ = try listener.accept()
+        try network.b.inside { try Announcement.once(address, on: Network.nic()) }
+        try expect(.foreignClaim(hardware: "02:00:00:00:09:02", defended: true))
+        try eventually("the client comes back") { try network.neighbour(address) == "02:00:00:00:09:01" }
+        try network.b.inside { try Announcement.once(address, on: Network.nic()) }
+        try expect(.foreignClaim(hardware: "02:00:00:00:09:02", defended: false))
+        // The cable is pulled and put back.
+        try network.wire.ip("link", "set", "p1", "down")
+        usleep(50_000)
+        try network.wire.ip("link", "set", "p1", "up")
+        try expect(.carrierReturned)
+        // The end is the end.
+        watch.cancel()
+        try network.a.inside { try manager.remove(address, from: Network.nic()) }
+        usleep(50_000)
+        #expect(try network.a.inside { try !manager.isPresent(address, on: Network.nic()) })
     }
 }
