@@ -66,7 +66,11 @@ let package = Package(
             products: [arguments, logging]),
         program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),
-        program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
+        // Static: inside a unit's sandbox (NoExecPaths=) only the program itself need be executable.
+        .executableTarget(
+            name: "mobility-arrive",
+            swiftSettings: settings + [.unsafeFlags(["-static-executable"])],
+            linkerSettings: [.unsafeFlags(["-static-executable"])]),
 
         .target(name: "Lab", dependencies: ["Kernel"], path: "Tests/Lab", swiftSettings: settings),
         program("lab", uses: ["Lab"], products: [arguments]),
