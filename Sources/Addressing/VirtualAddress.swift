@@ -51,7 +51,7 @@ public struct VirtualAddress: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "\(text)/\(prefix)" }
 
     /// Sixteen bytes for either family, IPv4 as ::ffff:a.b.c.d.
-    var mapped: [UInt8] { family == .ipv6 ? bytes : [UInt8](repeating: 0, count: 10) + [0xff, 0xff] + bytes }
+    public var mapped: [UInt8] { family == .ipv6 ? bytes : [UInt8](repeating: 0, count: 10) + [0xff, 0xff] + bytes }
 
     /// Whether both are of one family and the first `bits` bits are the same.
     func sharesPrefix(with other: [UInt8], bits: Int) -> Bool {

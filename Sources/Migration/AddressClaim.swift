@@ -29,7 +29,7 @@ public struct AddressClaim: Sendable {
             }
             try SourceMove.step("attaching the connect hook of \(unit)") {
                 try host.hook.attach(
-                    unit: unit, cgroupPath: try view.cgroupPath(), vips: view.addresses,
+                    unit: unit, cgroupPath: try view.cgroup().path, vips: view.addresses,
                     options: ConnectHook.Options(rewriteWildcardBinds: false))
             }
         } catch {

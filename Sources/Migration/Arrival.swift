@@ -18,11 +18,11 @@ final class Arrival {
     let log: Logger
     private(set) var lanes: [HoldLane] = []
     private var timeline = Timeline()
-    private var cgroup = ""
+    private var cgroup = Cgroup(path: "")
     private var holder: Int32 = 0
     private var tree: EmbryoTree?
     private var restore: ServiceRestore?
-    private var moving: String { cgroup + "/moving" }
+    private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
 
     init(offer: Offer, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
         self.offer = offer
@@ -38,9 +38,12 @@ final class Arrival {
     /// of them is the main one. Nothing of the service has run yet.
     func prepare(_ undo: inout UndoStack) throws(MoveError) {
         timeline.mark("prepare")
-        let dropIn = RuntimeDropIn.arriving(offer.unit)
+        let dropIn = RuntimeDropIn(offer.unit, .arriving)
         try SourceMove.step("staging the arrival of \(offer.unit)") {
-            try dropIn.write(arrivalDropIn(offer.unit, originalType: view.status.type))
+            try dropIn.write(
+                MoveDropIns.arrival(
+                    unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
+                    restrictsExecPaths: !view.status.noExecPaths.isEmpty))
             undo.push("arrival drop-in") { [systemd] in
                 try dropIn.remove()
                 try systemd.reload()
@@ -49,20 +52,20 @@ final class Arrival {
         }
         undo.push("arriving unit") { [self] in try stopUnit() }
         try SourceMove.step("starting \(offer.unit)") {
-            try systemd.startUnitNoWait(offer.unit)
+            _ = try systemd.queueStart(offer.unit)
             holder = try awaitHolder()
-            cgroup = try Cgroup.root() + systemd.unitProperties(offer.unit).controlGroup
+            cgroup = try Cgroup.at(systemd.unitProperties(offer.unit).controlGroup)
         }
         timeline.mark("unit started")
         try openLanes(&undo)
         try buildTree(&undo)
         try SourceMove.step("announcing the main process of \(offer.unit)") {
-            try NotifySender.announce(mainPID: offer.mainPID, holder: holder)
+            try announceMainProcess()
             try systemd.awaitState(offer.unit, ["active"], milliseconds: 10_000)
         }
         try SourceMove.step("attaching the connect hook") {
             try host.hook.attach(
-                unit: offer.unit, cgroupPath: cgroup, vips: view.addresses,
+                unit: offer.unit, cgroupPath: cgroup.path, vips: view.addresses,
                 options: ConnectHook.Options(rewriteWildcardBinds: false))
         }
         undo.push("connect hook") { [host, offer] in try host.hook.detach(unit: offer.unit) }
@@ -89,9 +92,20 @@ final class Arrival {
         throw MoveError(.step, "mobility-arrive of \(offer.unit) did not come up within 15 s")
     }
 
+    /// In the name of the holder, whom NotifyAccess=all of the drop-in lets speak.
+    private func announceMainProcess() throws {
+        guard let socket = try NotifySender.socket(ofPID: holder) else {
+            throw MoveError(.step, "the arriving unit has no NOTIFY_SOCKET")
+        }
+        var status = stat()
+        try systemCall("stat", on: "/proc/\(holder)") { stat("/proc/\(holder)", &status) }
+        try NotifySender.announce(
+            mainPID: offer.mainPID, notifySocket: socket, asPID: holder, uid: status.st_uid, gid: status.st_gid)
+    }
+
     private func stopUnit() throws {
         // The drop-in is still in place: no Exec line of the unit runs.
-        try systemd.stopUnit(offer.unit)
+        _ = try systemd.queueStop(offer.unit)
         try systemd.awaitState(offer.unit, ["inactive", "failed"], milliseconds: 10_000)
         try? systemd.resetFailed(offer.unit)
     }
@@ -115,10 +129,11 @@ final class Arrival {
         }
         undo.push("embryos") { [self] in
             tree?.abandon()
-            try? Cgroup.kill(moving)
-            try? Cgroup.thaw(moving)
-            try? Cgroup.awaitEmpty(moving, milliseconds: 3000)
-            try? Cgroup.remove(moving)
+            guard moving.exists else { return }
+            try moving.kill()
+            try moving.thaw()
+            try moving.awaitEmpty()
+            try moving.remove()
         }
         timeline.mark("processes made")
     }
@@ -131,7 +146,7 @@ final class Arrival {
     func apply(_ message: ImageMessage) throws(MoveError) {
         timeline.mark("image")
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
-        try message.localState.placed(below: view.ownPaths)
+        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
         try verifyFiles(message.image)
         restore = try SourceMove.step("restoring \(offer.unit)") {
             try ServiceRestore(image: message.image, tree: tree, frozenNanoseconds: elapsed(message.image.clocks))
@@ -149,7 +164,7 @@ final class Arrival {
             }
         }
         for identity in Set(identities) where !identity.digest.isEmpty {
-            let here = try SourceMove.step("reading \(identity.path)") { try host.files.identity(path: identity.path, root: holderRoot) }
+            let here = try SourceMove.step("reading \(identity.path)") { try host.digests.identity(path: identity.path, opened: holderRoot + identity.path) }
             guard here.digest == identity.digest else {
                 throw MoveError(.step, "\(identity.path) differs from the source's")
             }
@@ -176,9 +191,9 @@ final class Arrival {
         }
         try SourceMove.step("restoring \(offer.unit)") {
             try restore.finish { [cgroup, moving] in
-                try Cgroup.moveProcesses(restore.pids, to: moving)
-                _ = cgroup
-                try Cgroup.freeze(moving, milliseconds: 5000)
+                try cgroup.makeChild(FrozenService.childName)
+                for pid in restore.pids { try moving.take(pid: pid) }
+                try moving.freeze()
             }
         }
         timeline.mark("complete")
@@ -198,12 +213,12 @@ final class Arrival {
             host.announce(lane.address, on: lane.interface)
         }
         attempt("waking the connections") { try restore?.activate() }
-        attempt("thawing \(offer.unit)") { try Cgroup.thaw(moving) }
+        attempt("thawing \(offer.unit)") { try moving.thaw() }
         timeline.mark("running")
     }
 
     func put(_ frames: FramesMessage) throws {
-        guard let lane = lanes.first(where: { $0.address.mappedBytes == frames.address.content }) else {
+        guard let lane = lanes.first(where: { $0.address.mapped == frames.address.content }) else {
             throw MoveError(.channel, "packets for an address that is not this service's")
         }
         try lane.put(frames)
@@ -221,12 +236,12 @@ final class Arrival {
     /// Leaves the unit as if it had been started here: no child cgroup, no holder, no drop-in.
     func settle() {
         attempt("moving the processes into the unit") {
-            try Cgroup.moveAll(from: moving, to: cgroup)
-            try Cgroup.remove(moving)
+            try moving.moveProcesses(to: cgroup)
+            try moving.remove()
         }
         attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
         attempt("removing the arrival drop-in") {
-            try RuntimeDropIn.arriving(offer.unit).remove()
+            try RuntimeDropIn(offer.unit, .arriving).remove()
             try systemd.reload()
         }
         timeline.mark("settled")

@@ -98,7 +98,7 @@ final class ArrivalCheck {
         var different = 0
         for identity in offer.sketch.files where !identity.digest.isEmpty {
             do throws(KernelError) {
-                let here = try host.files.identity(path: identity.path, root: "")
+                let here = try host.digests.identity(path: identity.path, opened: identity.path)
                 if here.digest == identity.digest { continue }
                 different += 1
                 fail(

@@ -26,7 +26,7 @@ struct HoldLane: Sendable {
     func take() throws(AddressingError) -> FramesMessage? {
         let frames = try queue.drain(address, maxFrames: Self.batch)
         if frames.isEmpty { return nil }
-        return FramesMessage(address: Bytes(address.mappedBytes), frames: frames.map { Bytes($0.bytes) })
+        return FramesMessage(address: Bytes(address.mapped), frames: frames.map { Bytes($0.bytes) })
     }
 
     func put(_ message: FramesMessage) throws(AddressingError) {

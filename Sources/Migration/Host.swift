@@ -16,7 +16,7 @@ public final class Host: Sendable {
     public let hook: ConnectHook
     public let addresses = AddressManager()
     public let capture: CaptureModule
-    public let files: FileIdentityCache
+    public let digests = FileDigests()
     public let moves = MoveTable()
     private let identityBox: Mutex<Identity>
     private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
@@ -31,7 +31,6 @@ public final class Host: Sendable {
         self.hold = hold
         self.hook = hook
         self.capture = capture
-        files = FileIdentityCache()
         identityBox = Mutex(identity)
     }
 
@@ -58,7 +57,10 @@ public final class Host: Sendable {
 
     /// Announces the address on the schedule; an earlier schedule of the same address ends.
     func announce(_ address: VirtualAddress, on interface: NetworkInterface) {
-        let announcer = Announcer(address, on: interface)
+        let announcer: Announcer
+        do throws(AddressingError) { announcer = try Announcer(address, on: interface) } catch {
+            return log.error("announcing \(address): \(error)")
+        }
         announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()
     }
 

@@ -98,7 +98,7 @@ extension SourceMove {
             try systemd.awaitState(unit, ["inactive", "failed"], milliseconds: 10_000)
         }
         attempt("removing the departure drop-in") {
-            try RuntimeDropIn.departing(unit).remove()
+            try RuntimeDropIn(unit, .departing).remove()
             try systemd.reload()
         }
     }

@@ -38,9 +38,9 @@ extension SourceMove {
 
     /// The runtime drop-in under which the unit's end here runs none of its Exec lines and is no failure.
     private func stageDeparture(_ systemd: SystemdClient, _ undo: inout UndoStack) throws(MoveError) {
-        let dropIn = RuntimeDropIn.departing(unit)
+        let dropIn = RuntimeDropIn(unit, .departing)
         do {
-            try dropIn.write(departureDropIn(unit))
+            try dropIn.write(MoveDropIns.departure(unit: unit))
             undo.push("departure drop-in") {
                 try dropIn.remove()
                 try systemd.reload()
@@ -84,7 +84,7 @@ extension SourceMove {
     ) throws(MoveError) -> FrozenService {
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
         try awaitQuietListeners(view)
-        let frozen = FrozenService(cgroup: try view.cgroupPath())
+        let frozen = FrozenService(cgroup: try view.cgroup())
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
             for lane in lanes { try Self.step("holding packets") { try lane.set([.hold, .silent]) } }
@@ -103,9 +103,9 @@ extension SourceMove {
     /// first: new ones wait in the hold queue, and these few end within a round trip.
     private func awaitQuietListeners(_ view: UnitView) throws(MoveError) {
         let deadline = Deadline.after(milliseconds: 300)
-        let cgroup = try view.cgroupPath()
+        let cgroup = try view.cgroup()
         while true {
-            let pids = try Self.step("listing processes") { try Cgroup.processes(cgroup) }
+            let pids = try Self.step("listing processes") { try cgroup.processes() }
             let waiting = try Self.step("reading sockets") { try host.capture.files(pids: pids) }
                 .compactMap(\.socket).reduce(0) { $0 + Int($1.acceptQueue) + Int($1.halfOpen) }
             if waiting == 0 { return }
@@ -121,7 +121,7 @@ extension SourceMove {
     ) throws(MoveError) {
         let service = ServiceCapture(
             unit: unit, cgroup: frozen.moving, module: host.capture, files: host.files,
-            virtualAddresses: view.addresses.map(\.mappedBytes), carryPaths: view.annotation.carryPaths,
+            virtualAddresses: view.addresses.map(\.mapped), carryPaths: view.annotation.carryPaths,
             allowsLoss: options.allowsLoss)
         frozen.capture = service
         let image = try Self.step("capturing \(unit)") { try service.capture() }

@@ -96,11 +96,11 @@ public final class SourceMove {
     }
 
     private func inspector(_ view: UnitView) throws(MoveError) -> ServiceInspector {
-        let addresses = view.addresses.map(\.mappedBytes)
+        let addresses = view.addresses.map(\.mapped)
         do {
             return try ServiceInspector(
-                unit: unit, cgroup: try view.cgroupPath(), module: host.capture, files: host.files,
-                virtualAddresses: addresses, carryPaths: view.annotation.carryPaths, allowsLoss: options.allowsLoss)
+                unit: unit, cgroup: try view.cgroup(), virtualAddresses: addresses, carryPaths: view.annotation.carryPaths,
+                allowsLoss: options.allowsLoss, module: host.capture, digests: host.digests)
         } catch let error as MoveError {
             throw error
         } catch {

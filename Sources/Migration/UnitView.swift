@@ -28,13 +28,13 @@ public struct UnitView: Sendable {
         guard let annotation else { throw MoveError(.invalid, "unit \(unit) has no [X-Mobility] section") }
         return UnitView(
             name: unit, status: status, annotation: annotation,
-            addresses: annotation.virtualAddresses.compactMap { VirtualAddress(bytes: $0.bytes, prefix: $0.prefix) })
+            addresses: annotation.virtualAddresses.compactMap { VirtualAddress(text: $0.description) })
     }
 
-    /// The host's path of the unit's cgroup.
-    public func cgroupPath() throws(MoveError) -> String {
+    /// The unit's cgroup.
+    public func cgroup() throws(MoveError) -> Cgroup {
         guard !status.controlGroup.isEmpty else { throw MoveError(.invalid, "unit \(name) has no cgroup: it is not running") }
-        do throws(KernelError) { return try Cgroup.root() + status.controlGroup } catch {
+        do throws(KernelError) { return try Cgroup.at(status.controlGroup) } catch {
             throw MoveError(.step, "\(error)")
         }
     }

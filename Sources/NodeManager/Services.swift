@@ -51,8 +51,8 @@ extension NodeManager {
             info.virtualAddresses = view.addresses.map(\.description)
             info.dnsName = view.annotation.dnsName ?? ""
             if let (_, interface) = try? view.interfaces(host.addresses).first { info.interface = interface.name }
-            if let cgroup = try? view.cgroupPath() {
-                info.connectHookAttached = (try? host.hook.isAttached(unit: unit, cgroupPath: cgroup)) ?? false
+            if let cgroup = try? view.cgroup() {
+                info.connectHookAttached = (try? host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)) ?? false
             }
         } catch {
             info.state = .failed
