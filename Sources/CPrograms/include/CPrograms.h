@@ -1,1 +1,3 @@
+// The BPF programs, each built into the binary as one object file.
 #pragma once
+#include "CaptureProgram.h"
