@@ -71,6 +71,9 @@ let package = Package(
         tests("UnitsTests", uses: ["Units"]),
         tests("AddressingTests", uses: ["Addressing"]),
         tests("PeeringTests", uses: ["Peering"]),
+        tests("KernelCaptureTests", uses: ["KernelCapture"]),
+        .testTarget(
+            name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
         tests("LabTests", uses: ["Lab"]),
     ]
 )
