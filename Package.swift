@@ -84,6 +84,9 @@ let package = Package(
         tests("BusServiceTests", uses: ["BusService", "BusContract", "Journal", "MobilityClient"], products: [logging]),
         tests("MobilityClientTests", uses: ["MobilityClient", "BusContract"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
+        tests("KernelCaptureTests", uses: ["KernelCapture"]),
+        .testTarget(
+            name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
         tests("LabTests", uses: ["Lab"]),
     ]
 )

@@ -2,3 +2,4 @@
 #pragma once
 #include "ConnectProgram.h"
 #include "HoldProgram.h"
+#include "CaptureProgram.h"
