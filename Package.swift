@@ -72,9 +72,10 @@ let package = Package(
             swiftSettings: settings + [.unsafeFlags(["-static-executable"])],
             linkerSettings: [.unsafeFlags(["-static-executable"])]),
 
-        .target(name: "Lab", dependencies: ["Kernel"], path: "Tests/Lab", swiftSettings: settings),
+        .target(name: "Lab", dependencies: ["Kernel", "CKernel"], path: "Tests/Lab", swiftSettings: settings),
         program("lab", uses: ["Lab"], products: [arguments]),
-        program("demo", uses: ["Lab"], products: [arguments]),
+        program("labload", uses: ["Kernel", "CKernel"]),
+        program("demo", uses: ["Lab", "Kernel"], products: [arguments]),
 
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),
