@@ -156,6 +156,16 @@ public final class HoldQueue: Sendable {
     }
 }
 
+// MARK: - Removal
+
+extension HoldQueue {
+    /// Takes our programs off a NIC, for when mobilityd is removed from the host; others' filters stay. Repeatable.
+    public static func uninstall(from nic: NetworkInterface) throws(AddressingError) {
+        try ProgramObject.detach(from: nic, ingress: true)
+        try ProgramObject.detach(from: nic, ingress: false)
+    }
+}
+
 // MARK: - One lane
 
 extension HoldQueue {

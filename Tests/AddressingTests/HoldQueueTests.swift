@@ -338,6 +338,12 @@ import Testing
         guard mayRun() else { return }
         let network = try Network()
         let pins = try PinDirectory()
+        let foreign = "tc filter add dev eth0 ingress prio 1 protocol all handle 7 bpf bytecode 1,6:0:0:0,"
+        _ = try network.a.inside {
+            try HoldQueue.uninstall(from: Network.nic())
+            try run(["tc", "qdisc", "add", "dev", "eth0", "clsact"])
+            return try run(foreign.split(separator: " ").map { $0.split(separator: ":").joined(separator: " ") })
+        }
         let queue = try claim(Network.vip4, on: network.a, pins)
         try network.a.inside {
             #expect(throws: AddressingError.self) {
@@ -348,11 +354,16 @@ import Testing
             try queue.close(Network.vip6)
             let filters = try run(["tc", "filter", "show", "dev", "eth0", "ingress"])
             #expect(filters.components(of: "handle 0x6d6f62") == 1, "\(filters)")
+            #expect(filters.components(of: "handle 0x7 ") == 1, "\(filters)")
             let taps = try run(["ip", "-br", "link"])
             #expect(taps.components(of: "mobh") == 1, "\(taps)")
             #expect(try !run(["ip", "address", "show", "dev", "mobh0"]).contains("inet6"))
             #expect(throws: AddressingError.self) { try HoldQueue(pinDirectory: "/tmp/mobt-no-bpf") }
             _ = rmdir("/tmp/mobt-no-bpf")
+            try HoldQueue.uninstall(from: Network.nic())
+            try HoldQueue.uninstall(from: Network.nic())
+            let left = try run(["tc", "filter", "show", "dev", "eth0", "ingress"])
+            #expect(left.components(of: "handle 0x") == 1, "\(left)")
         }
     }
 }

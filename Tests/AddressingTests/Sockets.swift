@@ -43,6 +43,12 @@ final class Socket: Sendable {
         try systemCall("bind", on: address.text) { Self.with(address, port) { Glibc.bind(descriptor.raw, $0, $1) } }
     }
 
+    func connect(_ address: VirtualAddress, _ port: UInt16) throws {
+        try systemCall("connect", on: address.text) {
+            Self.with(address, port) { Glibc.connect(descriptor.raw, $0, $1) }
+        }
+    }
+
     static func listening(_ address: VirtualAddress, _ port: UInt16) throws -> Socket {
         let socket = try Socket(address.family, stream: true)
         try socket.option(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -54,9 +60,7 @@ final class Socket: Sendable {
     static func connected(_ address: VirtualAddress, _ port: UInt16, stream: Bool = true) throws -> Socket {
         let socket = try Socket(address.family, stream: stream)
         if stream { try socket.option(Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
-        try systemCall("connect", on: address.text) {
-            with(address, port) { connect(socket.descriptor.raw, $0, $1) }
-        }
+        try socket.connect(address, port)
         return socket
     }
 
