@@ -172,6 +172,28 @@ struct ProgramMap: ~Copyable, Sendable {
         return value
     }
 
+    /// All keys; `empty` is any value of their type.
+    func keys<Key: BitwiseCopyable>(empty: Key) throws(KernelError) -> [Key] {
+        var keys: [Key] = []
+        var key = empty
+        do throws(KernelError) {
+            while true {
+                var next = empty
+                let isFirst = keys.isEmpty
+                try systemCall("bpf", on: "keys of map \(name)") {
+                    let result = isFirst
+                        ? bpf_map_get_next_key(descriptor.raw, nil, &next)
+                        : bpf_map_get_next_key(descriptor.raw, &key, &next)
+                    return result == 0 ? Int32(0) : -1
+                }
+                keys.append(next)
+                key = next
+            }
+        } catch where error.code == .noEntry {
+            return keys
+        }
+    }
+
     func set<Key: BitwiseCopyable, Value: BitwiseCopyable>(_ key: Key, to value: Value) throws(KernelError) {
         var key = key
         var value = value

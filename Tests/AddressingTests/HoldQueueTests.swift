@@ -325,6 +325,7 @@ import Testing
         try network.a.inside {
             let again = try HoldQueue(pinDirectory: pins.path)
             #expect(try again.mode(of: address) == .silent)
+            #expect(try again.heldAddresses().map(\.text) == [address.text])
             try again.prepare(Network.nic(), [address])
             #expect(try again.mode(of: address) == .silent)
             try again.release(address)
