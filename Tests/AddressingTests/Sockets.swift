@@ -106,3 +106,38 @@ func networkCounter(_ group: String, _ name: String) throws -> Int {
     }
     throw CommandFailed(description: "no counter \(group) \(name)")
 }
+
+/// What the calling thread's namespace had to send again.
+///
+/// A tail loss probe (RFC 8985, section 7) repeats a segment merely because no acknowledgement came for a moment, which
+/// is what a hold is; whether one is sent depends on how busy the machine is. It is counted apart from repairs.
+struct Repetitions: CustomStringConvertible {
+    let segments: Int
+    let probes: Int
+    let timeouts: Int
+    let recoveries: Int
+
+    init() throws {
+        segments = try networkCounter("Tcp", "RetransSegs")
+        probes = try networkCounter("TcpExt", "TCPLossProbes")
+        timeouts = try networkCounter("TcpExt", "TCPTimeouts")
+        recoveries = try ["TCPSackRecovery", "TCPRenoRecovery", "TCPFastRetrans", "TCPLossProbeRecovery"]
+            .reduce(0) { try $0 + networkCounter("TcpExt", $1) }
+    }
+
+    private init(_ later: Repetitions, minus earlier: Repetitions) {
+        segments = later.segments - earlier.segments
+        probes = later.probes - earlier.probes
+        timeouts = later.timeouts - earlier.timeouts
+        recoveries = later.recoveries - earlier.recoveries
+    }
+
+    static func - (later: Repetitions, earlier: Repetitions) -> Repetitions { Repetitions(later, minus: earlier) }
+
+    /// Whether the sender believed that nothing was lost.
+    var areOnlyProbes: Bool { segments <= probes && timeouts == 0 && recoveries == 0 }
+
+    var description: String {
+        "\(segments) segments repeated, \(probes) probes, \(timeouts) timeouts, \(recoveries) recoveries"
+    }
+}
