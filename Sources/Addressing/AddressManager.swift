@@ -13,7 +13,7 @@ public struct InterfaceAddress: Hashable, Sendable {
 
 /// Adds and removes virtual addresses in the calling thread's network namespace, through rtnetlink(7). Blocking.
 public struct AddressManager: Sendable {
-    /// Marks our addresses in `ip -d address` (IFA_PROTO, kernel ≥ 5.18), so that an administrator sees whose they are.
+    /// Marks our addresses (IFA_PROTO, kernel ≥ 5.18), so that an administrator sees whose they are.
     static let addressProtocol: UInt8 = 0x6d
 
     public init() {}
@@ -122,7 +122,9 @@ struct RouteSocket: ~Copyable {
     }
 
     /// libnl's text for one of its negative error numbers.
-    static func reason(_ result: Int32) -> String { nl_geterror(result).map { String(cString: $0) } ?? "error \(result)" }
+    static func reason(_ result: Int32) -> String {
+        nl_geterror(result).map { String(cString: $0) } ?? "error \(result)"
+    }
 
     /// Packets that an interface could not take, IFLA_STATS64's tx_dropped.
     func droppedOnTransmit(_ interface: NetworkInterface) throws(AddressingError) -> UInt64 {

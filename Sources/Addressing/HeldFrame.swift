@@ -17,9 +17,13 @@ public struct HeldFrame: Sendable, Equatable {
     func defect(for address: VirtualAddress) -> String? {
         let network = Self.frame + 14
         guard bytes.count <= Self.maximumLength else { return "longer than \(Self.maximumLength) bytes" }
-        guard bytes.count >= network + (address.family == .ipv4 ? 20 : 40) else { return "\(bytes.count) bytes are no packet" }
+        guard bytes.count >= network + (address.family == .ipv4 ? 20 : 40) else {
+            return "\(bytes.count) bytes are no packet"
+        }
         let type = UInt16(bytes[Self.frame + 12]) << 8 | UInt16(bytes[Self.frame + 13])
-        guard type == (address.family == .ipv4 ? 0x0800 : 0x86dd) else { return "Ethernet type \(type) is another family" }
+        guard type == (address.family == .ipv4 ? 0x0800 : 0x86dd) else {
+            return "Ethernet type \(type) is another family"
+        }
         guard bytes[network] >> 4 == (address.family == .ipv4 ? 4 : 6) else { return "the IP version does not fit" }
         let destination = network + (address.family == .ipv4 ? 16 : 24)
         guard Array(bytes[destination..<destination + address.bytes.count]) == address.bytes else {
@@ -34,7 +38,9 @@ public struct HeldFrame: Sendable, Equatable {
         let known: Set<UInt8> = [0, 1, 3, 4, 5]  // none, TCPv4, UDP, TCPv6, UDP segmentation
         guard known.contains(bytes[1] & 0x7f) else { return "unknown segmentation type \(bytes[1])" }
         if bytes[1] & 0x7f != 0 && word(4) == 0 { return "segmentation without a segment size" }
-        if bytes[0] & 1 != 0 && Int(word(6)) + Int(word(8)) + 2 > length { return "the check sum lies outside the frame" }
+        if bytes[0] & 1 != 0 && Int(word(6)) + Int(word(8)) + 2 > length {
+            return "the check sum lies outside the frame"
+        }
         if Int(word(2)) > length { return "headers longer than the frame" }
         return nil
     }

@@ -30,7 +30,7 @@ public struct HoldCounters: Sendable, Equatable {
 }
 
 /// A key of the maps: struct hold_address of hold.h.
-struct HoldAddress: BitwiseCopyable {
+struct HoldAddress: BitwiseCopyable, Hashable {
     let high: UInt64
     let low: UInt64
 
@@ -38,6 +38,20 @@ struct HoldAddress: BitwiseCopyable {
         let bytes = address.mapped
         high = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 0, as: UInt64.self) }
         low = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self) }
+    }
+
+    private init() {
+        high = 0
+        low = 0
+    }
+
+    static let empty = HoldAddress()
+
+    /// The address alone, without the prefix it was annotated with.
+    var virtualAddress: VirtualAddress? {
+        let bytes = withUnsafeBytes(of: self) { Array($0) }
+        let isIPv4 = bytes[..<10].allSatisfy { $0 == 0 } && bytes[10] == 0xff && bytes[11] == 0xff
+        return VirtualAddress(bytes: isIPv4 ? Array(bytes[12...]) : bytes)
     }
 }
 

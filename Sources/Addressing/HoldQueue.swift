@@ -40,7 +40,7 @@ public final class HoldQueue: Sendable {
 
     private let bound: Int32
     private let programs: HoldPrograms
-    private let lanes = Mutex<[VirtualAddress: Lane]>([:])
+    private let lanes = Mutex<[HoldAddress: Lane]>([:])
 
     /// Loads the programs; `pinDirectory` lies on a bpf file system and is made if need be. Maps pinned there before
     /// are taken over with the modes in them. `bound` is the number of packets each address can keep waiting; beyond it
@@ -53,6 +53,10 @@ public final class HoldQueue: Sendable {
         let modes = try object.map("hold_modes")
         let tallies = try object.map("hold_tallies")
         let taps = try object.map("hold_taps")
+        // Taps of former processes are gone; one process looks after a host.
+        try kernel { () throws(KernelError) in
+            for tap in try taps.keys(empty: Int32(0)) { try taps.remove(tap) }
+        }
         programs = HoldPrograms(object: object, modes: modes, tallies: tallies, taps: taps)
     }
 
@@ -62,8 +66,19 @@ public final class HoldQueue: Sendable {
         try programs.object.attach("hold_ingress", to: nic, ingress: true)
         try programs.object.attach("hold_egress", to: nic, ingress: false)
         try lanes.withLock { (lanes) throws(AddressingError) in
-            for address in addresses where lanes[address] == nil { lanes[address] = try makeLane(address, nic) }
+            for address in addresses where lanes[HoldAddress(address)] == nil {
+                lanes[HoldAddress(address)] = try makeLane(address, nic)
+            }
         }
+    }
+
+    /// Every address with a mode other than none, those a former process left included, each without its prefix: what
+    /// a starting daemon must decide on.
+    public func heldAddresses() throws(AddressingError) -> [VirtualAddress] {
+        let keys = try kernel { () throws(KernelError) in try programs.modes.keys(empty: HoldAddress.empty) }
+        var held: [VirtualAddress] = []
+        for address in keys.compactMap(\.virtualAddress) where try mode(of: address) != [] { held.append(address) }
+        return held
     }
 
     /// The modes that hold for the address, those of a former process included.
@@ -126,11 +141,7 @@ public final class HoldQueue: Sendable {
             let first = try empty(address, lane, &state, limit: limit)
             state.mode = []
             try publish(address, lane, state)
-            // A packet that was being judged by the old mode on another processor may still arrive in the tap:
-            // membarrier(2) MEMBARRIER_CMD_GLOBAL waits for all of them.
-            try kernel { () throws(KernelError) in
-                _ = try systemCall("membarrier") { ck_syscall(Int(SYS_membarrier), 1, 0, 0, 0, 0, 0) }
-            }
+            try waitForPacketsUnderWay()
             let rest = try empty(address, lane, &state, limit: .max)
             return (first ?? 0) + (rest ?? 0)
         }
@@ -147,7 +158,7 @@ public final class HoldQueue: Sendable {
 
     /// Forgets an address: its tap and what waits in it go, its packets are left alone from now on. Repeatable.
     public func close(_ address: VirtualAddress) throws(AddressingError) {
-        let lane = lanes.withLock { $0.removeValue(forKey: address) }
+        let lane = lanes.withLock { $0.removeValue(forKey: HoldAddress(address)) }
         try kernel { () throws(KernelError) in
             try programs.modes.remove(HoldAddress(address))
             try programs.tallies.remove(HoldAddress(address))
@@ -156,11 +167,21 @@ public final class HoldQueue: Sendable {
     }
 }
 
+// MARK: - Removal
+
+extension HoldQueue {
+    /// Takes our programs off a NIC, for when mobilityd is removed from the host; others' filters stay. Repeatable.
+    public static func uninstall(from nic: NetworkInterface) throws(AddressingError) {
+        try ProgramObject.detach(from: nic, ingress: true)
+        try ProgramObject.detach(from: nic, ingress: false)
+    }
+}
+
 // MARK: - One lane
 
 extension HoldQueue {
     private func lane(_ address: VirtualAddress) throws(AddressingError) -> Lane {
-        guard let lane = lanes.withLock({ $0[address] }) else { throw .notPrepared(address) }
+        guard let lane = lanes.withLock({ $0[HoldAddress(address)] }) else { throw .notPrepared(address) }
         return lane
     }
 
@@ -220,6 +241,19 @@ extension HoldQueue {
         }
         guard let tally else { throw .notPrepared(address) }
         return tally
+    }
+
+    /// A packet that another processor was judging by the old mode may still arrive in the tap: waits until all such
+    /// are through, which are read-side sections of RCU.
+    private func waitForPacketsUnderWay() throws(AddressingError) {
+        do throws(KernelError) {
+            try systemCall("membarrier") { ck_syscall(Int(SYS_membarrier), 1, 0, 0, 0, 0, 0) }  // CMD_GLOBAL
+        } catch where error.code == .invalidArgument {
+            // Not offered with nohz_full=, and nothing tells the end of a packet's way: it takes microseconds.
+            _ = poll(nil, 0, 10)
+        } catch {
+            throw .kernel(error)
+        }
     }
 
     /// Reads one waiting frame into `buffer`; nil when none waits.

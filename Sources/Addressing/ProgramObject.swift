@@ -98,7 +98,9 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         options.priority = Self.filterPriority
         result = bpf_tc_attach(&hook, &options)
         guard result == 0 else {
-            throw .program(step: "attach to", object: what, why: Self.reason(-result), log: "")
+            let hint = result == -EINVAL || result == -EEXIST
+                ? "; a filter of another kind may have priority \(Self.filterPriority): give it another" : ""
+            throw .program(step: "attach to", object: what, why: Self.reason(-result) + hint, log: "")
         }
         let attached = options.prog_id
         options = bpf_tc_opts()
@@ -109,6 +111,25 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         guard result == 0, options.prog_id == attached else {
             let why = result == 0 ? "another program is in our place" : Self.reason(-result)
             throw .program(step: "verify the filter on", object: what, why: why, log: "")
+        }
+    }
+
+    /// Removes our filter from one direction of `interface`, and nothing else there. Repeatable.
+    static func detach(from interface: NetworkInterface, ingress: Bool) throws(AddressingError) {
+        libbpf_set_print(nil)
+        var hook = bpf_tc_hook()
+        hook.sz = MemoryLayout<bpf_tc_hook>.stride
+        hook.ifindex = interface.index
+        hook.attach_point = ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS
+        var options = bpf_tc_opts()
+        options.sz = MemoryLayout<bpf_tc_opts>.stride
+        options.handle = filterHandle
+        options.priority = filterPriority
+        let result = bpf_tc_detach(&hook, &options)
+        // Without a clsact there (EINVAL) or without our filter (ENOENT) there is nothing to remove.
+        guard result == 0 || result == -ENOENT || result == -EINVAL else {
+            let what = "tc \(ingress ? "ingress" : "egress") of \(interface.name)"
+            throw .program(step: "remove our filter from", object: what, why: reason(-result), log: "")
         }
     }
 
@@ -149,6 +170,28 @@ struct ProgramMap: ~Copyable, Sendable {
             return nil
         }
         return value
+    }
+
+    /// All keys; `empty` is any value of their type.
+    func keys<Key: BitwiseCopyable>(empty: Key) throws(KernelError) -> [Key] {
+        var keys: [Key] = []
+        var key = empty
+        do throws(KernelError) {
+            while true {
+                var next = empty
+                let isFirst = keys.isEmpty
+                try systemCall("bpf", on: "keys of map \(name)") {
+                    let result = isFirst
+                        ? bpf_map_get_next_key(descriptor.raw, nil, &next)
+                        : bpf_map_get_next_key(descriptor.raw, &key, &next)
+                    return result == 0 ? Int32(0) : -1
+                }
+                keys.append(next)
+                key = next
+            }
+        } catch where error.code == .noEntry {
+            return keys
+        }
     }
 
     func set<Key: BitwiseCopyable, Value: BitwiseCopyable>(_ key: Key, to value: Value) throws(KernelError) {

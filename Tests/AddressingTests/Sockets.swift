@@ -43,6 +43,12 @@ final class Socket: Sendable {
         try systemCall("bind", on: address.text) { Self.with(address, port) { Glibc.bind(descriptor.raw, $0, $1) } }
     }
 
+    func connect(_ address: VirtualAddress, _ port: UInt16) throws {
+        try systemCall("connect", on: address.text) {
+            Self.with(address, port) { Glibc.connect(descriptor.raw, $0, $1) }
+        }
+    }
+
     static func listening(_ address: VirtualAddress, _ port: UInt16) throws -> Socket {
         let socket = try Socket(address.family, stream: true)
         try socket.option(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -54,9 +60,7 @@ final class Socket: Sendable {
     static func connected(_ address: VirtualAddress, _ port: UInt16, stream: Bool = true) throws -> Socket {
         let socket = try Socket(address.family, stream: stream)
         if stream { try socket.option(Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
-        try systemCall("connect", on: address.text) {
-            with(address, port) { connect(socket.descriptor.raw, $0, $1) }
-        }
+        try socket.connect(address, port)
         return socket
     }
 
@@ -101,4 +105,39 @@ func networkCounter(_ group: String, _ name: String) throws -> Int {
         return Int(lines[1][index]) ?? -1
     }
     throw CommandFailed(description: "no counter \(group) \(name)")
+}
+
+/// What the calling thread's namespace had to send again.
+///
+/// A tail loss probe (RFC 8985, section 7) repeats a segment merely because no acknowledgement came for a moment, which
+/// is what a hold is; whether one is sent depends on how busy the machine is. It is counted apart from repairs.
+struct Repetitions: CustomStringConvertible {
+    let segments: Int
+    let probes: Int
+    let timeouts: Int
+    let recoveries: Int
+
+    init() throws {
+        segments = try networkCounter("Tcp", "RetransSegs")
+        probes = try networkCounter("TcpExt", "TCPLossProbes")
+        timeouts = try networkCounter("TcpExt", "TCPTimeouts")
+        recoveries = try ["TCPSackRecovery", "TCPRenoRecovery", "TCPFastRetrans", "TCPLossProbeRecovery"]
+            .reduce(0) { try $0 + networkCounter("TcpExt", $1) }
+    }
+
+    private init(_ later: Repetitions, minus earlier: Repetitions) {
+        segments = later.segments - earlier.segments
+        probes = later.probes - earlier.probes
+        timeouts = later.timeouts - earlier.timeouts
+        recoveries = later.recoveries - earlier.recoveries
+    }
+
+    static func - (later: Repetitions, earlier: Repetitions) -> Repetitions { Repetitions(later, minus: earlier) }
+
+    /// Whether the sender believed that nothing was lost.
+    var areOnlyProbes: Bool { segments <= probes && timeouts == 0 && recoveries == 0 }
+
+    var description: String {
+        "\(segments) segments repeated, \(probes) probes, \(timeouts) timeouts, \(recoveries) recoveries"
+    }
 }

@@ -1,5 +1,5 @@
-// The hold queue's packet programs, tc clsact (tc-bpf(8)): `hold_ingress` and `hold_egress` on the NIC, `hold_inject` on
-// the tap behind which packets wait.
+// The hold queue's packet programs, tc clsact (tc-bpf(8)): `hold_ingress` and `hold_egress` on the NIC, `hold_inject`
+// on the tap behind which packets wait.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/pkt_cls.h>

@@ -21,7 +21,7 @@ struct hold_address {
 struct hold_mode {
     __u32 flags;
     __u32 tap;    // interface index to which held packets go
-    __s64 settled; // tickets that will never pass here (handed out, lost at the bound) minus frames that came without one
+    __s64 settled; // tickets that will never pass here (handed out, lost at the bound) less frames that had none
 };
 
 // Written by the programs only.
