@@ -78,7 +78,7 @@ let package = Package(
         tests("AddressingTests", uses: ["Addressing"]),
         tests("PeeringTests", uses: ["Peering"]),
         tests("BusServiceTests", uses: ["BusService", "BusContract", "Journal", "MobilityClient"], products: [logging]),
-        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract"]),
+        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
         tests("LabTests", uses: ["Lab"]),
     ]

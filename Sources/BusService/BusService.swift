@@ -58,7 +58,7 @@ public final class BusService {
         mailbox = try Mailbox()
         let own = Unmanaged.passUnretained(self).toOpaque()
         try ObjectTree.register(on: bus, find: busFind, userdata: own)
-        try ObjectTree.registerEnumerator(on: bus, busEnumerate, userdata: own)
+        try ObjectTree.registerEnumerators(on: bus, userdata: own)
         try loop.onMail(mailbox) { [weak self] mail in self?.deliver(mail) }
         try busCall("sd_bus_attach_event", sd_bus_attach_event(bus, loop.raw, 0))
         let mailbox = mailbox

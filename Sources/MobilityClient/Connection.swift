@@ -19,10 +19,17 @@ final class Connection {
         var milliseconds: Int32 { self == .standard ? -1 : Int32.max }
     }
 
-    /// `DBUS_SYSTEM_BUS_ADDRESS` or the standard socket.
-    init() throws(MobilityError) {
-        raw = try withBusError { error in dbus_bus_get_private(DBUS_BUS_SYSTEM, error) }
+    /// Connects to `address`, else to `DBUS_SYSTEM_BUS_ADDRESS`, else to the standard socket.
+    ///
+    /// dbus_bus_get_private(3) would do the same, but remembers the first address for the life of the process.
+    init(address: String?) throws(MobilityError) {
+        let address =
+            address ?? getenv("DBUS_SYSTEM_BUS_ADDRESS").map { String(cString: $0) }
+            ?? "unix:path=/run/dbus/system_bus_socket"
+        let raw = try withBusError { error in dbus_connection_open_private(address, error) }
+        self.raw = raw
         dbus_connection_set_exit_on_disconnect(raw, 0)
+        try withBusCall { error in _ = dbus_bus_register(raw, error) }
     }
 
     deinit {

@@ -11,9 +11,11 @@ public final class MobilityManager {
     private let connection: Connection
 
     /// Connects to the system bus, or to the one that `DBUS_SYSTEM_BUS_ADDRESS` names.
-    /// - Parameter allowsInteraction: polkit may ask a person for a password.
-    public init(allowsInteraction: Bool = false) throws(MobilityError) {
-        connection = try Connection()
+    /// - Parameters:
+    ///   - address: another bus's address, D-Bus specification, "Server Addresses".
+    ///   - allowsInteraction: polkit may ask a person for a password.
+    public init(address: String? = nil, allowsInteraction: Bool = false) throws(MobilityError) {
+        connection = try Connection(address: address)
         connection.allowsInteraction = allowsInteraction
     }
 

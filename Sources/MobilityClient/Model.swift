@@ -129,6 +129,12 @@ public struct ManagerStatus: Equatable, Sendable, Codable {
     public let version: String
     public let nodeName: String
     public let features: [String]
+
+    public init(version: String, nodeName: String, features: [String]) {
+        self.version = version
+        self.nodeName = nodeName
+        self.features = features
+    }
 }
 
 /// A signal of mobilityd.
