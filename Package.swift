@@ -77,7 +77,10 @@ let package = Package(
         tests("UnitsTests", uses: ["Units"]),
         tests("AddressingTests", uses: ["Addressing"]),
         tests("PeeringTests", uses: ["Peering"]),
-        tests("BusServiceTests", uses: ["BusService", "BusContract", "Journal", "MobilityClient"], products: [logging]),
+        tests(
+            "BusServiceTests",
+            uses: ["BusService", "BusContract", "CSystemd", "Journal", "MobilityClient", "mobilityctl", "mobilityd"],
+            products: [logging]),
         tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
         tests("LabTests", uses: ["Lab"]),

@@ -39,6 +39,14 @@ func busProperty(
     }
 }
 
+/// sd-bus's own signal, sd_bus_message_handler_t.
+func busDisconnected(
+    _ message: OpaquePointer?, _ userdata: UnsafeMutableRawPointer?, _ error: UnsafeMutablePointer<sd_bus_error>?
+) -> Int32 {
+    service(userdata)?.onDisconnect?()
+    return 0
+}
+
 /// Whether a path of a fallback vtable exists, sd_bus_object_find_t.
 func busFind(
     _ bus: OpaquePointer?, _ path: UnsafePointer<CChar>?, _ interface: UnsafePointer<CChar>?,

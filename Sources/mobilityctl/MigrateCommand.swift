@@ -83,17 +83,20 @@ struct Follower {
     /// Returns when the migration is done; throws its error when it ended otherwise. Needs a subscription.
     func follow(_ path: String) throws {
         var status = try manager.migration(path)
-        var shown = ""
         if output.json == .off && !output.noLegend {
             print("Migration \(status.id): \(status.unit) from \(status.source) to \(status.destination)")
         }
-        while !status.isFinished {
-            report(status, &shown)
-            // Counters are not announced, so they are read now and then; the end is.
-            for signal in try manager.waitForSignals(milliseconds: isLive ? 100 : 1000) { show(signal, path) }
+        var isOver = false
+        while !isOver {
+            if isLive { Terminal.replaceLine(MigrateCommand.progress(status)) }
+            // Counters are not announced, so they are read now and then; phases and the end are. Once it has ended, only
+            // what is still on its way is waited for.
+            let signals = try manager.waitForSignals(milliseconds: isLive || status.isFinished ? 100 : 1000)
+            for signal in signals where show(signal, path) { isOver = true }
+            if status.isFinished && signals.isEmpty { isOver = true }
             status = try manager.migration(path)
         }
-        Terminal.clearLineIf(isLive)
+        if isLive { Terminal.clearLine() }
         if try !output.printJSON(status), status.result == "done" {
             print("\(status.unit) runs on \(status.destination): \(MigrateCommand.summary(status))")
         }
@@ -101,27 +104,23 @@ struct Follower {
         try manager.wait(path)
     }
 
-    private func report(_ status: MigrationStatus, _ shown: inout String) {
-        if isLive {
-            Terminal.replaceLine(MigrateCommand.progress(status))
-        } else if output.json == .off && status.phase != shown {
-            print(status.phase)
-            Terminal.flush()
+    /// Prints what the signal says about the migration at `path`; true if that is its end.
+    private func show(_ signal: MobilitySignal, _ path: String) -> Bool {
+        switch signal {
+        case .migrationRemoved(_, path, _, _): return true
+        case .logMessage(path, _, let line): printLine(line)
+        case .propertiesChanged(path, _, let changed):
+            if !isLive, let phase = changed["Phase"]?.text { printLine(phase) }
+        default: break
         }
-        shown = status.phase
+        return false
     }
 
-    private func show(_ signal: MobilitySignal, _ path: String) {
-        guard case .logMessage(path, _, let line) = signal, output.json == .off else { return }
-        Terminal.clearLineIf(isLive)
+    private func printLine(_ line: String) {
+        if output.json != .off { return }
+        if isLive { Terminal.clearLine() }
         print(line)
         Terminal.flush()
-    }
-}
-
-extension Terminal {
-    static func clearLineIf(_ condition: Bool) {
-        if condition { clearLine() }
     }
 }
 

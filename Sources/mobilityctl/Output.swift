@@ -67,9 +67,7 @@ enum Terminal {
         flush()
     }
 
-    static func clearLine() {
-        if isInteractive { replaceLine("") }
-    }
+    static func clearLine() { replaceLine("") }
 
     static func flush() { fflush(nil) }
 

@@ -23,7 +23,7 @@ final class Fixture {
                 try loop.onMail(stopBox) { loop.exit($0) }
                 try service.requestName()
                 ready.post("")
-                _ = try loop.run()
+                _ = try withExtendedLifetime(service) { try loop.run() }
             } catch {
                 ready.post("\(error)")
             }
