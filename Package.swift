@@ -82,8 +82,11 @@ let package = Package(
         tests("UnitsTests", uses: ["Units"]),
         tests("AddressingTests", uses: ["Addressing", "Kernel", "CKernel"]),
         tests("PeeringTests", uses: ["Peering"]),
-        tests("BusServiceTests", uses: ["BusService", "BusContract", "Journal", "MobilityClient"], products: [logging]),
-        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract"]),
+        tests(
+            "BusServiceTests",
+            uses: ["BusService", "BusContract", "CSystemd", "Journal", "MobilityClient", "mobilityctl", "mobilityd"],
+            products: [logging]),
+        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
         tests("KernelCaptureTests", uses: ["KernelCapture"]),
         .testTarget(

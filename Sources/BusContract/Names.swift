@@ -1,3 +1,6 @@
+/// The project's version, as the programs and the property `Version` show it.
+public let mobilityVersion = "0.1.0"
+
 /// The names under which mobilityd is found on the system bus. Both sides of the bus use them.
 public enum BusName {
     /// The well-known name that the daemon owns.

@@ -25,6 +25,8 @@ public final class BusService {
     private var lastToken: UInt64 = 0
     /// Calls to be answered when a migration is over.
     private var waiters: [MigrationID: [Waiter]] = [:]
+    /// Called on the bus thread when the connection to the bus is lost. There is no way back to the same objects.
+    public var onDisconnect: (() -> Void)?
     /// While a change is announced, its properties are read from here: the backend may be further already.
     var snapshot: MigrationInfo?
 
@@ -58,7 +60,10 @@ public final class BusService {
         mailbox = try Mailbox()
         let own = Unmanaged.passUnretained(self).toOpaque()
         try ObjectTree.register(on: bus, find: busFind, userdata: own)
-        try ObjectTree.registerEnumerator(on: bus, busEnumerate, userdata: own)
+        try ObjectTree.registerEnumerators(on: bus, userdata: own)
+        try busCall("sd_bus_match_signal", on: "Disconnected", sd_bus_match_signal(
+            bus, nil, nil, "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local", "Disconnected",
+            busDisconnected, own))
         try loop.onMail(mailbox) { [weak self] mail in self?.deliver(mail) }
         try busCall("sd_bus_attach_event", sd_bus_attach_event(bus, loop.raw, 0))
         let mailbox = mailbox

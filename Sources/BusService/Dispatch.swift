@@ -39,6 +39,14 @@ func busProperty(
     }
 }
 
+/// sd-bus's own signal, sd_bus_message_handler_t.
+func busDisconnected(
+    _ message: OpaquePointer?, _ userdata: UnsafeMutableRawPointer?, _ error: UnsafeMutablePointer<sd_bus_error>?
+) -> Int32 {
+    service(userdata)?.onDisconnect?()
+    return 0
+}
+
 /// Whether a path of a fallback vtable exists, sd_bus_object_find_t.
 func busFind(
     _ bus: OpaquePointer?, _ path: UnsafePointer<CChar>?, _ interface: UnsafePointer<CChar>?,
@@ -51,13 +59,21 @@ func busFind(
     return 1
 }
 
-/// The paths below a prefix, sd_bus_node_enumerator_t. sd-bus frees what it is given.
-func busEnumerate(
-    _ bus: OpaquePointer?, _ prefix: UnsafePointer<CChar>?, _ userdata: UnsafeMutableRawPointer?,
-    _ nodes: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?>?,
-    _ error: UnsafeMutablePointer<sd_bus_error>?
+/// The paths of one kind of object, sd_bus_node_enumerator_t; sd-bus frees what it is given.
+///
+/// Each kind has a function of its own, because the prefix that sd-bus passes is that of the question, which may be
+/// further up, and not that of the enumerator.
+let busEnumerators: [(prefix: String, enumerate: sd_bus_node_enumerator_t)] = [
+    (BusName.services, { _, _, userdata, nodes, _ in enumerate(BusName.services, userdata, nodes) }),
+    (BusName.migrations, { _, _, userdata, nodes, _ in enumerate(BusName.migrations, userdata, nodes) }),
+    (BusName.nodes, { _, _, userdata, nodes, _ in enumerate(BusName.nodes, userdata, nodes) }),
+]
+
+private func enumerate(
+    _ prefix: String, _ userdata: UnsafeMutableRawPointer?,
+    _ nodes: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?>?
 ) -> Int32 {
-    guard let prefix, let nodes, let service = service(userdata) else { return -EINVAL }
-    nodes.pointee = makeStringVector(service.paths(below: String(cString: prefix)))
+    guard let nodes, let service = service(userdata) else { return -EINVAL }
+    nodes.pointee = makeStringVector(service.paths(below: prefix))
     return 1
 }

@@ -34,10 +34,10 @@ enum ObjectTree {
     }
 
     /// Lets introspection list the objects that exist, so that `busctl tree` is complete.
-    static func registerEnumerator(
-        on bus: OpaquePointer, _ enumerate: sd_bus_node_enumerator_t, userdata: UnsafeMutableRawPointer
+    static func registerEnumerators(
+        on bus: OpaquePointer, userdata: UnsafeMutableRawPointer
     ) throws(BusCallError) {
-        for prefix in [BusName.services, BusName.migrations, BusName.nodes] {
+        for (prefix, enumerate) in busEnumerators {
             try busCall(
                 "sd_bus_add_node_enumerator", on: prefix,
                 sd_bus_add_node_enumerator(bus, nil, prefix, enumerate, userdata))

@@ -21,9 +21,13 @@ final class Daemon {
     /// Serves until SIGTERM or SIGINT; gives the exit status.
     func run() throws -> Int32 {
         for signal in [SIGTERM, SIGINT] {
-            try loop.onSignal(signal) { [self] in stop() }
+            try loop.onSignal(signal) { [self] in stop(status: 0) }
         }
         try loop.onSignal(SIGHUP) { [self] in reload() }
+        service.onDisconnect = { [self] in
+            log.critical("the system bus is gone")
+            stop(status: 1)
+        }
         try loop.enableWatchdog()
         try service.requestName()
         log.notice("mobilityd \(mobilityVersion) serves as node \(backend.nodeName)")
@@ -45,7 +49,7 @@ final class Daemon {
             })
     }
 
-    private func stop() {
+    private func stop(status: Int32) {
         if isStopping { return }
         isStopping = true
         ServiceManager.stopping("Rolling back what has not been committed")
@@ -54,7 +58,7 @@ final class Daemon {
             completion: service.completion { [self] (result: Result<Void, BusFault>) in
                 if case .failure(let fault) = result { log.error("the end was not clean: \(fault)") }
                 service.releaseName()
-                loop.exit()
+                loop.exit(status)
             })
     }
 }

@@ -5,9 +5,6 @@ import Glibc
 import Journal
 import Logging
 
-/// The version shown by `--version` and by the property `Version`.
-let mobilityVersion = "0.1.0"
-
 struct Mobilityd: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mobilityd",
