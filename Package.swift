@@ -71,6 +71,7 @@ let package = Package(
         tests("UnitsTests", uses: ["Units"]),
         tests("AddressingTests", uses: ["Addressing"]),
         tests("PeeringTests", uses: ["Peering"]),
+        tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
         tests("LabTests", uses: ["Lab"]),
     ]
 )
