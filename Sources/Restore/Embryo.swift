@@ -38,37 +38,43 @@ public final class Embryo: EmbryoBatchPort {
     public func call(
         _ number: Int32, _ arguments: EmbryoArgument..., on object: String
     ) throws(KernelError) -> EmbryoResult {
-        try flush()
+        try drain()
         return try leader.run([EmbryoCall(number, arguments, on: object)])[0]
     }
 
     /// All calls in one round trip (or a few); results in order up to the first that failed and was allowed to.
     @discardableResult
     public func run(_ calls: [EmbryoCall]) throws(KernelError) -> [EmbryoResult] {
-        try flush()
+        try drain()
         return try leader.run(calls)
     }
 
     public func enqueue(_ calls: [EmbryoCall]) throws(KernelError) {
         guard gathered != nil else { return _ = try leader.run(calls) }
         gathered?.append(contentsOf: calls)
-        if (gathered?.count ?? 0) >= 400 { try flush(); gathered = [] }
+        if (gathered?.count ?? 0) >= 400 { try drain() }
     }
 
     /// From here on `enqueue` only collects, up to `flush`.
     func gather() { if gathered == nil { gathered = [] } }
 
     func flush() throws(KernelError) {
-        guard let calls = gathered else { return }
+        try drain()
         gathered = nil
-        if !calls.isEmpty { _ = try leader.run(calls) }
+    }
+
+    /// Performs what was gathered and goes on gathering.
+    private func drain() throws(KernelError) {
+        guard let calls = gathered, !calls.isEmpty else { return }
+        gathered = []
+        _ = try leader.run(calls)
     }
 
     // MARK: descriptors
 
     public func take(_ number: Int32) throws(KernelError) -> FileDescriptor {
         try flush()
-        return try Pidfd.take(number, from: process.pidfd, pid: pid)
+        return try process.pidfd.take(number)
     }
 
     public func give(_ descriptor: borrowing FileDescriptor, minimum: Int32) throws(KernelError) -> Int32 {
@@ -169,7 +175,7 @@ public final class Embryo: EmbryoBatchPort {
     /// SIGKILL, and waits until it is gone; reaped when it is our own child.
     public func kill() {
         process.kill()
-        _ = Pidfd.hasEnded(process.pidfd, milliseconds: 2000)
-        Pidfd.reap(pid)
+        _ = process.pidfd.hasEnded(milliseconds: 2000)
+        process.pidfd.reap()
     }
 }

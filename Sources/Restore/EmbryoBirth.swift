@@ -59,9 +59,9 @@ enum EmbryoBirth {
     private static func strip(_ embryo: Embryo) throws(RestoreError) {
         let pid = embryo.pid
         try step(pid, "limit of descriptors") { () throws(KernelError) in
-            let limit = try ProcessMemory.limit(pid, Int32(RLIMIT_NOFILE.rawValue))
+            let limit = try ProcessLimit.get(pid, Int32(RLIMIT_NOFILE.rawValue))
             guard limit.soft <= UInt64(embryo.controlDescriptor) + 64 else { return }
-            try ProcessMemory.setLimit(pid, Int32(RLIMIT_NOFILE.rawValue), soft: limit.hard, hard: limit.hard)
+            try ProcessLimit.set(pid, Int32(RLIMIT_NOFILE.rawValue), soft: limit.hard, hard: limit.hard)
         }
         try step(pid, "leave the daemon's registrations") { () throws(KernelError) in
             let sequence = embryo_rseq_address()

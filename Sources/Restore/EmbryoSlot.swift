@@ -6,17 +6,14 @@ import Resources
 
 /// The pidfd of a process, shared by its threads' slots.
 final class ProcessHandle: Sendable {
-    let pid: Int32
-    let pidfd: FileDescriptor
+    let pidfd: Pidfd
+    var pid: Int32 { pidfd.pid }
 
-    init(pid: Int32) throws(KernelError) {
-        self.pid = pid
-        pidfd = try Pidfd.open(pid)
-    }
+    init(pid: Int32) throws(KernelError) { pidfd = try Pidfd(pid: pid) }
 
-    var hasEnded: Bool { Pidfd.hasEnded(pidfd) }
+    var hasEnded: Bool { pidfd.hasEnded() }
 
-    func kill() { try? Pidfd.signal(SIGKILL, to: pidfd, pid: pid) }
+    func kill() { try? pidfd.signal(SIGKILL) }
 }
 
 /// One thread of an embryo: performs batches of system calls.
