@@ -91,6 +91,7 @@ let package = Package(
         tests("KernelCaptureTests", uses: ["KernelCapture"]),
         .testTarget(
             name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
+        tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
         tests("LabTests", uses: ["Lab"]),
     ]
 )
