@@ -52,17 +52,18 @@ let package = Package(
         room("Capture", uses: ["Resources", "Clocks"]),
         .target(name: "CEmbryo"),
         room("Restore", uses: ["Resources", "Clocks", "CEmbryo"]),
-        room("Peering", uses: ["Kernel", "ProcessImage", "COpenSSL"]),
+        room("Peering", uses: ["Kernel", "COpenSSL"]),
         room("Migration", uses: ["Capture", "Restore", "Addressing", "Peering", "Units", "NameCheck"], products: [logging]),
         room("BusContract"),
         .target(name: "CBusService"),
         room(
-            "BusService", uses: ["Kernel", "Migration", "Journal", "BusContract", "CBusService", "CSystemd"],
+            "BusService", uses: ["Kernel", "Journal", "BusContract", "CBusService", "CSystemd"],
             products: [logging]),
         room("MobilityClient", uses: ["BusContract", "CDBus"]),
 
+        room("NodeManager", uses: ["Migration", "BusService", "BusContract"], products: [logging]),
         program(
-            "mobilityd", uses: ["BusService", "BusContract", "Journal", "Kernel", "Peering"],
+            "mobilityd", uses: ["NodeManager", "BusService", "BusContract", "Journal", "Kernel"],
             products: [arguments, logging]),
         program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),

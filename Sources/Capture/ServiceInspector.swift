@@ -97,6 +97,7 @@ public final class ServiceInspector {
         }
         sketch.files = files.values.sorted { $0.path < $1.path }
         sketch.listeners = Self.listeners(snapshot)
+        sketch.highestDescriptor = snapshot.descriptors.map(\.number).max() ?? 0
         return sketch
     }
 

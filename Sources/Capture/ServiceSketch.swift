@@ -11,6 +11,8 @@ public struct ServiceSketch: Codable, Sendable {
     public var lowestAddress: UInt64 = 0
     public var highestAddress: UInt64 = 0
     public var vdsoDigest = Bytes()
+    /// Highest descriptor number of any process.
+    public var highestDescriptor: Int32 = 0
     public var listeners: [ListenerSketch] = []
     /// XCR0 and size of the standard xsave area.
     public var xsaveComponents: UInt64 = 0

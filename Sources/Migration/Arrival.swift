@@ -125,7 +125,9 @@ final class Arrival {
     private func buildTree(_ undo: inout UndoStack) throws(MoveError) {
         tree = try SourceMove.step("making the processes of \(offer.unit)") {
             let clocks = try TimeNamespace.create(continuing: offer.sketch.clocks, elapsedRealtime: elapsed(offer.sketch.clocks))
-            return try EmbryoTree.build(sketch: offer.sketch, cgroup: cgroup, holder: holder, timeNamespace: clocks)
+            let directory = try FileDescriptor.open(cgroup.path, O_RDONLY | O_DIRECTORY)
+            return try EmbryoTree.build(
+                treeSketch, at: TreePlace(cgroup: directory.raw, holder: holder, timeNamespace: clocks.raw))
         }
         undo.push("embryos") { [self] in
             tree?.abandon()
@@ -138,6 +140,18 @@ final class Arrival {
         timeline.mark("processes made")
     }
 
+    /// The shape of the tree as the source described it.
+    private var treeSketch: TreeSketch {
+        let processes = offer.sketch.processes
+        return TreeSketch(
+            processes: processes.map {
+                TreeSketch.Process(
+                    pid: $0.pid, parent: $0.parent, group: $0.group, session: $0.session, threadCount: $0.threads.count)
+            },
+            mapped: processes.flatMap { $0.mappings.map { $0.start..<$0.end } },
+            highestDescriptor: offer.sketch.highestDescriptor)
+    }
+
     /// Nanoseconds since the clocks were read at the source, by the two hosts' time of day; never negative.
     private func elapsed(_ clocks: ClockImage) -> Int64 { max(0, Clock.realtime - clocks.realtime) }
 
@@ -148,10 +162,15 @@ final class Arrival {
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
         try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
         try verifyFiles(message.image)
-        restore = try SourceMove.step("restoring \(offer.unit)") {
-            try ServiceRestore(image: message.image, tree: tree, frozenNanoseconds: elapsed(message.image.clocks))
+        guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {
+            throw MoveError(.step, "the service has made or ended processes since the check")
         }
-        try SourceMove.step("restoring the memory of \(offer.unit)") { try restore?.mapMemory() }
+        try SourceMove.step("restoring the memory of \(offer.unit)") {
+            let restore = try self.restore ?? ServiceRestore(tree: tree, image: message.image)
+            self.restore = restore
+            restore.frozenNanoseconds = elapsed(message.image.clocks)
+            try restore.mapMemory(message.image)
+        }
         timeline.mark("mapped")
     }
 
@@ -176,7 +195,7 @@ final class Arrival {
     func write(_ payload: [UInt8]) throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "pages before an image") }
         try PageBatch.parse(payload) { run, bytes throws(MoveError) in
-            try SourceMove.step("writing memory") { try restore.write(run, bytes) }
+            try SourceMove.step("writing memory") { try bytes.withUnsafeBytes { try restore.write(run, $0) } }
         }
     }
 
@@ -190,11 +209,14 @@ final class Arrival {
             }
         }
         try SourceMove.step("restoring \(offer.unit)") {
-            try restore.finish { [cgroup, moving] in
-                try cgroup.makeChild(FrozenService.childName)
-                for pid in restore.pids { try moving.take(pid: pid) }
-                try moving.freeze()
-            }
+            try restore.restoreState()
+            timeline.mark("state")
+            try restore.stop()
+            timeline.mark("stopped")
+            try cgroup.makeChild(FrozenService.childName)
+            for process in restore.image.processes { try moving.take(pid: process.pid) }
+            try moving.freeze()
+            try restore.release()
         }
         timeline.mark("complete")
     }

@@ -7,7 +7,7 @@ final class FrozenService {
     let cgroup: Cgroup
     private(set) var moving: Cgroup
     /// Set while state of the service is in our hands (sockets in repair mode).
-    var capture: ServiceCapture?
+    var holds: CaptureHolds?
 
     /// The child's name.
     static let childName = "moving"
@@ -27,8 +27,8 @@ final class FrozenService {
 
     /// The service runs on here as if nothing had been.
     func rollBack() throws {
-        capture?.undo()
-        capture = nil
+        holds?.rollBack()
+        holds = nil
         try moving.thaw()
         try moving.moveProcesses(to: cgroup)
         try moving.remove()
@@ -40,8 +40,8 @@ final class FrozenService {
         try moving.kill()
         try moving.thaw()
         try moving.awaitEmpty()
-        capture?.release()
-        capture = nil
+        holds?.release()
+        holds = nil
         try? moving.remove()
     }
 }

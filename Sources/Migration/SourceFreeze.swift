@@ -119,27 +119,32 @@ extension SourceMove {
     private func capture(
         _ view: UnitView, _ frozen: FrozenService, _ conversation: Conversation
     ) throws(MoveError) {
-        let service = ServiceCapture(
-            unit: unit, cgroup: frozen.moving, module: host.capture, files: host.files,
-            virtualAddresses: view.addresses.map(\.mapped), carryPaths: view.annotation.carryPaths,
-            allowsLoss: options.allowsLoss)
-        frozen.capture = service
-        let image = try Self.step("capturing \(unit)") { try service.capture() }
+        let captured = try Self.step("capturing \(unit)") {
+            let service = try ServiceCapture(inspector(view, cgroup: frozen.moving))
+            // What came into being since the check is checked now, while everything can still be undone.
+            let refusals = service.refusals()
+            guard refusals.isEmpty else { throw Self.refusal(refusals.map { CheckLine($0) }) }
+            return try service.capture()
+        }
+        frozen.holds = captured.holds
         timeline.mark("captured")
         var local = LocalState()
         for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
-        try conversation.send(.image, ImageMessage(image: image, localState: local))
+        try conversation.send(.image, ImageMessage(image: captured.image, localState: local))
         timeline.mark("image sent")
         let batch = PageBatch { payload throws(MoveError) in
             try conversation.send(.pages, payload: payload)
         }
-        do {
-            try service.pages { run, bytes in try batch.add(run, bytes) }
+        try Self.step("sending the memory of \(unit)") {
+            let source = PageSource(image: captured.image, sharedSources: captured.sharedSources)
+            for run in try source.runs() {
+                try source.read(run, omittingZeroPages: true) { part, bytes throws(ResourceError) in
+                    do throws(MoveError) { try batch.add(part, bytes.bytes) } catch {
+                        throw ResourceError("page run", error.problem)
+                    }
+                }
+            }
             try batch.flush()
-        } catch let error as MoveError {
-            throw error
-        } catch {
-            throw MoveError(.step, "reading the memory of \(unit): \(error)")
         }
         progress.bytesSent = batch.bytes
         progress.bytesTotal = batch.bytes
@@ -150,7 +155,7 @@ extension SourceMove {
     /// Runs a step whose error is not yet one of a move.
     static func step<Value>(_ what: String, _ body: () throws -> Value) throws(MoveError) -> Value {
         do { return try body() } catch let error as MoveError { throw error } catch let error as ResourceError {
-            throw MoveError(error.isTransient ? .changed : .step, "\(what): \(error)")
+            throw MoveError(TransientProblem.matches(error) ? .changed : .step, "\(what): \(error)")
         } catch {
             throw MoveError(.step, "\(what): \(error)")
         }

@@ -54,7 +54,7 @@ public final class SourceMove {
         guard host.ownership.state(of: unit) == .here, view.status.activeState == "active" else {
             throw MoveError(.invalid, "\(unit) is \(view.status.activeState) here; only a running service can move")
         }
-        let inspector = try inspector(view)
+        let inspector = inspector(view, cgroup: try view.cgroup())
         let refused = try localCheck(inspector).filter { !$0.passed }
         guard refused.isEmpty else { throw Self.refusal(refused) }
 
@@ -72,7 +72,7 @@ public final class SourceMove {
     /// Every check of a move to `destination`, this host's and the other's; nothing is disturbed.
     public func check() throws(MoveError) -> [CheckLine] {
         let view = try UnitView.load(unit, systemd: try Self.systemd())
-        let inspector = try inspector(view)
+        let inspector = inspector(view, cgroup: try view.cgroup())
         var lines = try localCheck(inspector)
         do throws(MoveError) {
             let conversation = try host.connect(to: destination)
@@ -95,27 +95,22 @@ public final class SourceMove {
         do { return try SystemdClient() } catch { throw MoveError(.step, "\(error)") }
     }
 
-    private func inspector(_ view: UnitView) throws(MoveError) -> ServiceInspector {
-        let addresses = view.addresses.map(\.mapped)
-        do {
-            return try ServiceInspector(
-                unit: unit, cgroup: try view.cgroup(), virtualAddresses: addresses, carryPaths: view.annotation.carryPaths,
-                allowsLoss: options.allowsLoss, module: host.capture, digests: host.digests)
-        } catch let error as MoveError {
-            throw error
-        } catch {
-            throw MoveError(.step, "inspecting \(unit): \(error)")
-        }
+    func inspector(_ view: UnitView, cgroup: Cgroup) -> ServiceInspector {
+        ServiceInspector(
+            unit: unit, cgroup: cgroup, virtualAddresses: view.addresses.map(\.mapped),
+            carryPaths: view.annotation.carryPaths, allowsLoss: options.allowsLoss, module: host.capture,
+            digests: host.digests)
     }
 
     private func localCheck(_ inspector: ServiceInspector) throws(MoveError) -> [CheckLine] {
-        do {
-            let refusals = try inspector.check()
-            let summary = "\(inspector.processCount) processes can be carried"
-            return refusals.isEmpty
-                ? [CheckLine("resources", unit, passed: true, why: summary)] : refusals.map { CheckLine($0) }
-        } catch {
-            throw MoveError(.step, "checking \(unit): \(error)")
+        try Self.step("checking \(unit)") {
+            let snapshot = try inspector.snapshot()
+            let refusals = inspector.check(snapshot)
+            if !refusals.isEmpty { return refusals.map { CheckLine($0) } }
+            return [
+                CheckLine(
+                    "resources", unit, passed: true, why: "all of \(snapshot.processes.count) processes can be carried")
+            ]
         }
     }
 

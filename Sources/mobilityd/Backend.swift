@@ -1,9 +1,8 @@
-import BusContract
 import BusService
-import Kernel
 import Logging
+import NodeManager
 
 /// Makes what stands behind the bus.
 func makeBackend(log: Logger) throws -> any ManagerBackend {
-    try NodeDirectory(root: "", log: log)
+    try NodeManager(log: log)
 }
