@@ -180,8 +180,8 @@ import Testing
         return frame.bytes[flags] & 0x12 == 2
     }
 
-    /// Sends numbered datagrams, `pause` ns apart, while the hold begins and ends `cycles` times; returns the numbers as
-    /// they came, how many were sent, the longest release in µs and the counters.
+    /// Sends numbered datagrams, `pause` ns apart, while the hold begins and ends `cycles` times; returns the numbers
+    /// as they came, how many were sent, the longest release in µs and the counters.
     private func switchUnderLoad(
         _ address: VirtualAddress, pause: Int64, cycles: Int
     ) throws -> (received: [Int], sent: Int, longest: Int64, counters: HoldCounters) {
