@@ -13,8 +13,11 @@ public enum MoveDropIns {
     /// Lets the unit end by `cgroup.kill` as inactive, dead, with success, and runs none of its Exec lines.
     ///
     /// - `SuccessExitStatus=SIGKILL` is right only while departing: kept, it would hide a real kill -9.
-    /// - `TimeoutStopSec=infinity`: a stop that meets frozen processes must wait for the move's outcome; at the end of
-    ///   a stop timeout the manager would send SIGKILL, which reaches frozen processes too.
+    /// - `TimeoutStopSec=infinity`, `KillSignal=SIGCONT`: a stop that meets frozen processes must wait for the move's
+    ///   outcome. At the end of a stop timeout the manager would send SIGKILL, which reaches frozen processes; and so
+    ///   does a SIGTERM that a process does not handle. SIGCONT, which the manager sends at every stop anyway, ends none.
+    ///   After a roll-back such a stop is still owed: remove the drop-in, reload, thaw, then
+    ///   `SystemdClient.killUnit` with the unit's own `UnitStatus.killSignal`.
     /// - `PIDFile=`: a forking unit whose main process is gone would look there for another one.
     public static func departure(unit: String) -> String {
         """
@@ -25,6 +28,9 @@ public enum MoveDropIns {
         Restart=no
         SuccessExitStatus=SIGKILL
         TimeoutStopSec=infinity
+        KillSignal=SIGCONT
+        RestartKillSignal=SIGCONT
+        SendSIGHUP=no
         PIDFile=
 
         """

@@ -44,6 +44,8 @@ public struct UnitStatus: Sendable {
     public let fileDescriptorStoreMax: UInt64
     public let fileDescriptorStoreCount: UInt64
     public let remainAfterExit: Bool
+    /// The number of KillSignal=, signal(7).
+    public let killSignal: Int32
     public let user: String
     public let privateUsers: Bool
     public let delegate: Bool
@@ -80,6 +82,7 @@ public struct UnitStatus: Sendable {
         fileDescriptorStoreMax = number("FileDescriptorStoreMax")
         fileDescriptorStoreCount = number("NFileDescriptorStore")
         remainAfterExit = flag("RemainAfterExit")
+        killSignal = Int32(truncatingIfNeeded: service["KillSignal"]?.integer ?? 0)
         user = text("User")
         privateUsers = flag("PrivateUsers")
         delegate = flag("Delegate")

@@ -105,7 +105,7 @@ private let etc = "/etc/systemd/system/"
         #expect(
             lines == [
                 "[Service]", "ExecStop=", "ExecStopPost=", "Restart=no", "SuccessExitStatus=SIGKILL",
-                "TimeoutStopSec=infinity", "PIDFile=",
+                "TimeoutStopSec=infinity", "KillSignal=SIGCONT", "RestartKillSignal=SIGCONT", "SendSIGHUP=no", "PIDFile=",
             ])
         #expect(
             MoveDropIns.path("a.service", .departing) == "/run/systemd/system/a.service.d/zz-mobility-departing.conf")
