@@ -66,7 +66,8 @@ public struct UnitStatus: Sendable {
         fragmentPath = text("FragmentPath")
         dropInPaths = unit["DropInPaths"]?.strings ?? []
         needDaemonReload = flag("NeedDaemonReload")
-        invocationID = (unit["InvocationID"]?.octets ?? []).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        invocationID = (unit["InvocationID"]?.octets ?? []).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }
+            .joined()
         triggeredBy = unit["TriggeredBy"]?.strings ?? []
         let pending = unit["Job"]?.items ?? []
         let number32 = UInt32(truncatingIfNeeded: pending.first?.unsigned ?? 0)
@@ -91,7 +92,8 @@ public struct UnitStatus: Sendable {
         // ExecStartEx: (path, argv, flags, …) a line.
         let flags = service["ExecStartEx"]?.items.first?.items.dropFirst(2).first?.strings ?? []
         execPrivilege =
-            flags.contains("privileged") ? .full
+            flags.contains("privileged")
+            ? .full
             : flags.contains("no-setuid") ? .noSetUID : flags.contains("ambient") ? .ambient : .ordinary
     }
 }
