@@ -66,7 +66,8 @@ public struct Annotation: Sendable {
         func add(_ unit: String, _ at: SourcePosition, _ address: String, _ other: String, _ otherAt: SourcePosition) {
             errors[unit, default: []].append(
                 AnnotationError(
-                    at: at, key: "VirtualAddress", value: address, why: "address also claimed by \(other) at \(otherAt)",
+                    at: at, key: "VirtualAddress", value: address,
+                    why: "address also claimed by \(other) at \(otherAt)",
                     allowed: "an address that no other unit has"))
         }
         for annotation in annotations.sorted(by: { $0.unit < $1.unit }) {

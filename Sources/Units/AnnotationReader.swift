@@ -45,12 +45,14 @@ struct AnnotationReader {
         if name?.type != "service" {
             all.append(
                 AnnotationError(
-                    at: position, key: Annotation.section, value: unit, why: "not a service", allowed: "a .service unit"))
+                    at: position, key: Annotation.section, value: unit, why: "not a service", allowed: "a .service unit"
+                ))
         }
         if addresses.isEmpty && !deferredAddress && !all.contains(where: { $0.key == "VirtualAddress" }) {
             all.append(
                 AnnotationError(
-                    at: position, key: Annotation.section, value: "", why: "no VirtualAddress= in the annotation of \(unit)",
+                    at: position, key: Annotation.section, value: "",
+                    why: "no VirtualAddress= in the annotation of \(unit)",
                     allowed: "at least one VirtualAddress=ADDRESS/PREFIX"))
         }
         guard all.isEmpty else { throw AnnotationErrors(unit: unit, errors: all) }

@@ -44,6 +44,7 @@ indirect enum BusValue {
     var string: String { if case .text(let text) = self { text } else { "" } }
     var unsigned: UInt64 { if case .number(let number) = self { number } else { 0 } }
     var bool: Bool { if case .flag(let flag) = self { flag } else { false } }
+    var integer: Int64 { if case .signed(let number) = self { number } else { 0 } }
     var octets: [UInt8] { if case .bytes(let bytes) = self { bytes } else { [] } }
     var items: [BusValue] {
         switch self {
@@ -68,6 +69,11 @@ final class BusMessage {
 
     /// Appends `s`; returns the library's negative error number or not negative.
     func append(_ text: String) -> Int32 { text.withCString { sd_bus_message_append_basic(raw, type("s"), $0) } }
+
+    /// Appends `i`.
+    func append(_ number: Int32) -> Int32 {
+        withUnsafePointer(to: number) { sd_bus_message_append_basic(raw, type("i"), $0) }
+    }
 
     /// Appends `as`.
     func append(_ list: [String]) -> Int32 {

@@ -13,8 +13,11 @@ public enum MoveDropIns {
     /// Lets the unit end by `cgroup.kill` as inactive, dead, with success, and runs none of its Exec lines.
     ///
     /// - `SuccessExitStatus=SIGKILL` is right only while departing: kept, it would hide a real kill -9.
-    /// - `TimeoutStopSec=infinity`: a stop that meets frozen processes must wait for the move's outcome; at the end of
-    ///   a stop timeout the manager would send SIGKILL, which reaches frozen processes too.
+    /// - `TimeoutStopSec=infinity`, `KillSignal=SIGCONT`: a stop that meets frozen processes must wait for the move's
+    ///   outcome. At the end of a stop timeout the manager would send SIGKILL, which reaches frozen processes; and so
+    ///   does a SIGTERM that a process does not handle. SIGCONT, which the manager sends at every stop anyway, ends
+    ///   none. After a roll-back such a stop is still owed: remove the drop-in, reload, thaw, then
+    ///   `SystemdClient.killUnit` with the unit's own `UnitStatus.killSignal`.
     /// - `PIDFile=`: a forking unit whose main process is gone would look there for another one.
     public static func departure(unit: String) -> String {
         """
@@ -25,6 +28,9 @@ public enum MoveDropIns {
         Restart=no
         SuccessExitStatus=SIGKILL
         TimeoutStopSec=infinity
+        KillSignal=SIGCONT
+        RestartKillSignal=SIGCONT
+        SendSIGHUP=no
         PIDFile=
 
         """
@@ -44,8 +50,8 @@ public enum MoveDropIns {
 
     /// Lets `mobility-arrive` wait inside the unit's sandbox in the place of its ExecStart=.
     ///
-    /// - `Type=notify`, so that mobilityd announces the main process; a oneshot unit stays one: arrive's exit 0 completes
-    ///   it, and the restored processes are its siblings.
+    /// - `Type=notify`, so that mobilityd announces the main process; a oneshot unit stays one: arrive's exit 0
+    ///   completes it, and the restored processes are its siblings.
     /// - Exec lines are emptied: they ran on the source. ExecStop*= are too: a roll-back must not run them.
     /// - `PIDFile=` is emptied: a leftover file must not name the main process; it counts again after the drop-in.
     /// - `KillSignal=SIGTERM`, `KillMode=mixed`: a roll-back is a plain stop of the unit; arrive ends at SIGTERM with
@@ -59,7 +65,8 @@ public enum MoveDropIns {
         if type != "oneshot" { lines.append("Type=notify") }
         lines += [
             "NotifyAccess=all", "TimeoutStartSec=infinity", "Restart=no", "KillSignal=SIGTERM", "KillMode=mixed",
-            "PIDFile=", "ExecCondition=", "ExecStartPre=", "ExecStart=", "ExecStart=\(privilege.rawValue)\(arriveProgram)",
+            "PIDFile=", "ExecCondition=", "ExecStartPre=", "ExecStart=",
+            "ExecStart=\(privilege.rawValue)\(arriveProgram)",
             "ExecStartPost=", "ExecStop=", "ExecStopPost=",
         ]
         if restrictsExecPaths { lines.append("ExecPaths=\(arriveProgram)") }

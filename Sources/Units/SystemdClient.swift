@@ -88,6 +88,17 @@ public final class SystemdClient {
     /// `systemctl reset-failed UNIT`.
     public func resetFailed(_ unit: String) throws(SystemdError) { _ = try call("ResetFailedUnit", on: unit, unit) }
 
+    /// `systemctl kill --signal=SIGNAL UNIT`: sends `signal` to all processes of the unit.
+    public func killUnit(_ unit: String, signal: Int32) throws(SystemdError) {
+        _ = try bus.call(
+            Self.destination, Self.manager, "org.freedesktop.systemd1.Manager", "KillUnit", on: unit, timeout: timeout
+        ) { message in
+            var code = message.append(unit)
+            if code >= 0 { code = message.append("all") }
+            return code < 0 ? code : message.append(signal)
+        }
+    }
+
     /// The loaded units
     /// whose names match the glob `pattern`, `systemctl list-units PATTERN`.
     public func listUnits(_ pattern: String) throws(SystemdError) -> [UnitListEntry] {

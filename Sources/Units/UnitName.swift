@@ -72,7 +72,8 @@ public struct UnitName: Hashable, Sendable, CustomStringConvertible {
         var result: [UInt8] = []
         var index = 0
         while index < bytes.count {
-            let hex = index + 3 < bytes.count && bytes[index] == UInt8(ascii: "\\") && bytes[index + 1] == UInt8(ascii: "x")
+            let hex =
+                index + 3 < bytes.count && bytes[index] == UInt8(ascii: "\\") && bytes[index + 1] == UInt8(ascii: "x")
             if hex, let byte = UInt8(String(decoding: bytes[(index + 2)...(index + 3)], as: UTF8.self), radix: 16) {
                 result.append(byte)
                 index += 4

@@ -63,7 +63,8 @@ public struct UnitSearch<Source: UnitFileSource> {
                 return gather(current, aliases, absolute(target, from: path))
             }
             // An instance's alias to a template means the instance of that template.
-            current = next.isTemplate && current.isInstance
+            current =
+                next.isTemplate && current.isInstance
                 ? UnitName(prefix: next.prefix, instance: current.instance, type: next.type) : next
             if !aliases.contains(current) { aliases.append(current) }
         }
@@ -129,7 +130,8 @@ extension UnitSearch where Source == DiskUnitFiles {
         if paths.isEmpty || given.hasSuffix(":") { paths += SearchPath.standard() }
         var seen: Set<String> = []
         // /lib and /usr/lib are one directory on a merged /usr.
-        let merged = Glibc.access(root + "/usr/lib/systemd/system", F_OK) == 0
+        let merged =
+            Glibc.access(root + "/usr/lib/systemd/system", F_OK) == 0
             && (try? Kernel.Files.readLink(root + "/lib")) != nil
         paths = paths.map { merged && $0.hasPrefix("/lib/") ? "/usr" + $0 : $0 }
         self.init(

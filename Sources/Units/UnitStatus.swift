@@ -44,6 +44,8 @@ public struct UnitStatus: Sendable {
     public let fileDescriptorStoreMax: UInt64
     public let fileDescriptorStoreCount: UInt64
     public let remainAfterExit: Bool
+    /// The number of KillSignal=, signal(7).
+    public let killSignal: Int32
     public let user: String
     public let privateUsers: Bool
     public let delegate: Bool
@@ -64,7 +66,8 @@ public struct UnitStatus: Sendable {
         fragmentPath = text("FragmentPath")
         dropInPaths = unit["DropInPaths"]?.strings ?? []
         needDaemonReload = flag("NeedDaemonReload")
-        invocationID = (unit["InvocationID"]?.octets ?? []).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        invocationID = (unit["InvocationID"]?.octets ?? []).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }
+            .joined()
         triggeredBy = unit["TriggeredBy"]?.strings ?? []
         let pending = unit["Job"]?.items ?? []
         let number32 = UInt32(truncatingIfNeeded: pending.first?.unsigned ?? 0)
@@ -80,6 +83,7 @@ public struct UnitStatus: Sendable {
         fileDescriptorStoreMax = number("FileDescriptorStoreMax")
         fileDescriptorStoreCount = number("NFileDescriptorStore")
         remainAfterExit = flag("RemainAfterExit")
+        killSignal = Int32(truncatingIfNeeded: service["KillSignal"]?.integer ?? 0)
         user = text("User")
         privateUsers = flag("PrivateUsers")
         delegate = flag("Delegate")
@@ -88,7 +92,8 @@ public struct UnitStatus: Sendable {
         // ExecStartEx: (path, argv, flags, …) a line.
         let flags = service["ExecStartEx"]?.items.first?.items.dropFirst(2).first?.strings ?? []
         execPrivilege =
-            flags.contains("privileged") ? .full
+            flags.contains("privileged")
+            ? .full
             : flags.contains("no-setuid") ? .noSetUID : flags.contains("ambient") ? .ambient : .ordinary
     }
 }

@@ -57,7 +57,8 @@ private func errors(_ body: String, unit: String = "web.service") -> [String] {
 
     @Test func emptyAssignmentResets() throws {
         let annotation = try #require(
-            try read("VirtualAddress=10.0.0.1/24\nInterface=eth0\nVirtualAddress=\nInterface=\nVirtualAddress=10.0.0.2/24"))
+            try read(
+                "VirtualAddress=10.0.0.1/24\nInterface=eth0\nVirtualAddress=\nInterface=\nVirtualAddress=10.0.0.2/24"))
         #expect(annotation.virtualAddresses.map(\.description) == ["10.0.0.2/24"])
         #expect(annotation.interface == nil)
     }
@@ -74,7 +75,8 @@ private func errors(_ body: String, unit: String = "web.service") -> [String] {
     }
 
     @Test(arguments: [
-        ("10.0.0.1", "no prefix length"), ("10.0.0.1/", "no prefix length"), ("10.0.0.1/33", "prefix length out of range"),
+        ("10.0.0.1", "no prefix length"), ("10.0.0.1/", "no prefix length"),
+        ("10.0.0.1/33", "prefix length out of range"),
         ("10.0.0.1/0", "prefix length out of range"), ("10.0.0.1/+8", "prefix length out of range"),
         ("::5/129", "prefix length out of range"), ("10.0.0/24", "not a numeric address"),
         ("web/24", "not a numeric address"), ("224.0.0.1/24", "multicast address"), ("ff02::1/64", "multicast address"),
@@ -93,19 +95,27 @@ private func errors(_ body: String, unit: String = "web.service") -> [String] {
 
     /// A bad third line, then the key, what is wrong, the value and what is allowed.
     private static let bad: [[String]] = [
-        ["Colour=red", "Colour", "unknown key", "red",
-            "VirtualAddress= Interface= DNSName= CarryPaths= RewriteWildcardBinds="],
+        [
+            "Colour=red", "Colour", "unknown key", "red",
+            "VirtualAddress= Interface= DNSName= CarryPaths= RewriteWildcardBinds=",
+        ],
         ["VirtualAddress=10.0.0.1/16", "VirtualAddress", "duplicate of /u:2", "10.0.0.1/16", "each address once"],
-        ["Interface=interface-of-16b", "Interface", "interface name longer than 15 bytes", "interface-of-16b",
-            "1 to 15 bytes, as eth0"],
-        ["Interface=a/b", "Interface", "not an interface name", "a/b",
-            "a name without '/', ':', '%' and white space, as eth0"],
+        [
+            "Interface=interface-of-16b", "Interface", "interface name longer than 15 bytes", "interface-of-16b",
+            "1 to 15 bytes, as eth0",
+        ],
+        [
+            "Interface=a/b", "Interface", "not an interface name", "a/b",
+            "a name without '/', ':', '%' and white space, as eth0",
+        ],
         ["DNSName=-a.org", "DNSName", "bad label '-a' in DNS name", "-a.org", host],
         ["DNSName=a..org", "DNSName", "empty label in DNS name", "a..org", host],
         ["DNSName=10.0.0.1", "DNSName", "an address, not a name", "10.0.0.1", host],
         ["CarryPaths=var/lib", "CarryPaths", "relative path", "var/lib", "absolute paths separated by spaces"],
-        ["CarryPaths=/a /sys/x", "CarryPaths", "path under /sys, which is the kernel's", "/sys/x",
-            "files on a disk or tmpfs"],
+        [
+            "CarryPaths=/a /sys/x", "CarryPaths", "path under /sys, which is the kernel's", "/sys/x",
+            "files on a disk or tmpfs",
+        ],
         ["CarryPaths=/a/../b", "CarryPaths", "path with '..'", "/a/../b", "a path without '..'"],
         ["CarryPaths=//", "CarryPaths", "the whole file system", "//", "the service's own directories"],
         ["CarryPaths=\"/a", "CarryPaths", "quote or escape left open", "\"/a", "absolute paths separated by spaces"],
@@ -141,7 +151,8 @@ private func errors(_ body: String, unit: String = "web.service") -> [String] {
 
     @Test func specifiers() throws {
         let name = try #require(UnitName("a-b@x\\x2dy-z.service"))
-        #expect(try name.expand("%i|%I|%p|%n|%N|%j|%%") == "x\\x2dy-z|x-y/z|a-b|a-b@x\\x2dy-z.service|a-b@x\\x2dy-z|b|%")
+        #expect(
+            try name.expand("%i|%I|%p|%n|%N|%j|%%") == "x\\x2dy-z|x-y/z|a-b|a-b@x\\x2dy-z.service|a-b@x\\x2dy-z|b|%")
         #expect(throws: SpecifierError.incomplete) { try name.expand("a%") }
         #expect(throws: SpecifierError.needsInstance) { try UnitName("a@.service")?.expand("%i") }
     }

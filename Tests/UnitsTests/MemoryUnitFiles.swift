@@ -12,8 +12,10 @@ struct MemoryUnitFiles: UnitFileSource {
 
     func names(in directory: String) -> [String] {
         let prefix = directory + "/"
-        return Set(files.keys.filter { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count).prefix { $0 != "/" }) })
-            .sorted()
+        return Set(
+            files.keys.filter { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count).prefix { $0 != "/" }) }
+        )
+        .sorted()
     }
 
     func linkTarget(_ path: String) -> String? {

@@ -11,7 +11,8 @@ import Units
             "web.service",
             [
                 "/usr/lib/systemd/system/web.service": "a", "/etc/systemd/system/web.service": "b",
-                "/usr/lib/systemd/system/web.service.d/10-a.conf": "", "/etc/systemd/system/web.service.d/20-b.conf": "",
+                "/usr/lib/systemd/system/web.service.d/10-a.conf": "",
+                "/etc/systemd/system/web.service.d/20-b.conf": "",
                 "/run/systemd/system/web.service.d/10-a.conf": "", "/etc/systemd/system/web.service.d/30-c.txt": "",
                 "/usr/lib/systemd/system/web.service.d/15-m.conf": "",
                 "/etc/systemd/system/web.service.d/15-m.conf": "-> /dev/null",
@@ -30,12 +31,14 @@ import Units
             [
                 root + "foo-bar@.service": "a", root + "foo-bar@.service.d/1.conf": "",
                 root + "foo-bar@x.service.d/2.conf": "", root + "foo-@.service.d/3.conf": "",
-                root + "service.d/4.conf": "", root + "foo-@x.service.d/5.conf": "", root + "foo-bar@y.service.d/6.conf": "",
+                root + "service.d/4.conf": "", root + "foo-@x.service.d/5.conf": "",
+                root + "foo-bar@y.service.d/6.conf": "",
             ])
         #expect(found?.fragment == root + "foo-bar@.service")
         #expect(
             found?.dropIns == [
-                root + "foo-bar@.service.d/1.conf", root + "foo-bar@x.service.d/2.conf", root + "foo-@.service.d/3.conf",
+                root + "foo-bar@.service.d/1.conf", root + "foo-bar@x.service.d/2.conf",
+                root + "foo-@.service.d/3.conf",
                 root + "service.d/4.conf", root + "foo-@x.service.d/5.conf",
             ])
     }
@@ -54,13 +57,17 @@ import Units
     }
 
     @Test func masked() {
-        #expect(files("a.service", ["/etc/systemd/system/a.service": "-> /dev/null", "/usr/lib/systemd/system/a.service": "x"]) == nil)
+        #expect(
+            files(
+                "a.service",
+                ["/etc/systemd/system/a.service": "-> /dev/null", "/usr/lib/systemd/system/a.service": "x"]) == nil)
         #expect(files("a.service", ["/etc/systemd/system/a.service": ""]) == nil)
         #expect(files("a.service", [:]) == nil)
     }
 
     @Test func linkedUnitOutsideTheSearchPath() {
-        let found = files("a.service", ["/etc/systemd/system/a.service": "-> /opt/a/a.service", "/opt/a/a.service": "x"])
+        let found = files(
+            "a.service", ["/etc/systemd/system/a.service": "-> /opt/a/a.service", "/opt/a/a.service": "x"])
         #expect(found?.fragment == "/opt/a/a.service")
     }
 
