@@ -115,7 +115,7 @@ final class ArrivalCheck {
 
     private func checkKernel() {
         do throws(KernelError) {
-            if offer.sketch.vdsoDigest.content == (try HostVdso.digest()) {
+            if offer.sketch.vdsoDigest == (try HostVdso.digest()) {
                 pass("vdso", offer.unit, "is the same")
             } else {
                 fail("vdso", offer.unit, "the kernels' vdso differ; boot both nodes with the same kernel")

@@ -3,6 +3,7 @@ import Capture
 import Glibc
 import Kernel
 import Logging
+import Peering
 import ProcessImage
 import Resources
 import Restore

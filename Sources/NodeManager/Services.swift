@@ -12,9 +12,7 @@ extension NodeManager {
         var fresh: [String: ServiceInfo] = [:]
         do {
             let systemd = try SystemdClient()
-            for found in UnitSearch().annotatedUnits() {
-                for unit in try systemd.instances(of: found.unit) { fresh[unit] = describe(unit, systemd: systemd) }
-            }
+            for unit in try annotatedUnits(systemd) { fresh[unit] = describe(unit, systemd: systemd) }
         } catch {
             log.error("reading the annotated units: \(error)")
             return
@@ -31,6 +29,27 @@ extension NodeManager {
             if known != info { post(.serviceChanged(info)) }
         }
         for unit in old.keys.sorted() where fresh[unit] == nil { post(.serviceRemoved(unit: unit)) }
+    }
+
+    /// The names of all units with an [X-Mobility] section, right or wrong; of a template its loaded instances.
+    private func annotatedUnits(_ systemd: SystemdClient) throws(SystemdError) -> Set<String> {
+        var found: Set<String> = []
+        let search = UnitSearch()
+        for name in search.names() where name.type == "service" {
+            guard let files = search.files(of: name) else { continue }
+            do throws(AnnotationErrors) {
+                if try search.annotation(of: files) == nil { continue }
+            } catch {
+                log.debug("\(error)")
+            }
+            if name.isTemplate && !name.isInstance {
+                let pattern = name.full.split(separator: "@").first.map { "\($0)@*.service" } ?? name.full
+                found.formUnion(try systemd.listUnits(pattern).map(\.name))
+            } else {
+                found.insert(files.unit)
+            }
+        }
+        return found
     }
 
     /// Reads one unit again; adds it when it is new.
@@ -118,7 +137,10 @@ extension NodeManager {
         answer("claim", completion) { [self] () throws(BusFault) in
             if state.withLock({ $0.arriving.contains(unit) }) { return }
             do throws(MoveError) {
-                try AddressClaim(host: host, unit: unit).claim(others: services())
+                try AddressClaim(host: host, unit: unit).claim(
+                    others: services().map { service in
+                        (unit: service.unit, addresses: service.virtualAddresses.compactMap { VirtualAddress(text: $0) })
+                    })
             } catch {
                 throw BusFault(error)
             }

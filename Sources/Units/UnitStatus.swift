@@ -48,6 +48,9 @@ public struct UnitStatus: Sendable {
     public let killSignal: Int32
     public let user: String
     public let privateUsers: Bool
+    /// RuntimeDirectory=, below /run.
+    public let runtimeDirectories: [String]
+    public let privateTmp: Bool
     public let delegate: Bool
     public let rootDirectory: String
     /// Paths of NoExecPaths=.
@@ -86,6 +89,8 @@ public struct UnitStatus: Sendable {
         killSignal = Int32(truncatingIfNeeded: service["KillSignal"]?.integer ?? 0)
         user = text("User")
         privateUsers = flag("PrivateUsers")
+        runtimeDirectories = service["RuntimeDirectory"]?.strings ?? []
+        privateTmp = flag("PrivateTmp")
         delegate = flag("Delegate")
         rootDirectory = text("RootDirectory")
         noExecPaths = service["NoExecPaths"]?.strings ?? []
