@@ -16,7 +16,7 @@ setup:
 
 bpf: $(BPF)
 Sources/CPrograms/%.bpf.o: Sources/CPrograms/bpf/%.bpf.c $(wildcard Sources/CPrograms/bpf/*.h)
-	$(CLANG) --target=bpf -mcpu=v3 -O2 -g -Wall -Werror -c $< -o $@
+	$(CLANG) --target=bpf -mcpu=v3 -idirafter /usr/include/$(shell uname -m)-linux-gnu -O2 -g -Wall -Werror -c $< -o $@
 
 build: bpf
 	swift build -c $(CONFIG)

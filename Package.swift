@@ -52,15 +52,26 @@ let package = Package(
         room("Capture", uses: ["Resources", "Clocks"]),
         .target(name: "CEmbryo"),
         room("Restore", uses: ["Resources", "Clocks", "CEmbryo"]),
-        room("Peering", uses: ["Kernel", "ProcessImage", "COpenSSL"]),
+        room("Peering", uses: ["Kernel", "COpenSSL"]),
         room("Migration", uses: ["Capture", "Restore", "Addressing", "Peering", "Units", "NameCheck"], products: [logging]),
-        room("BusService", uses: ["Migration", "Journal", "CSystemd"], products: [logging]),
-        room("MobilityClient", uses: ["CDBus"]),
+        room("BusContract"),
+        .target(name: "CBusService"),
+        room(
+            "BusService", uses: ["Kernel", "Journal", "BusContract", "CBusService", "CSystemd"],
+            products: [logging]),
+        room("MobilityClient", uses: ["BusContract", "CDBus"]),
 
-        program("mobilityd", uses: ["BusService"], products: [arguments]),
-        program("mobilityctl", uses: ["MobilityClient", "Peering"], products: [arguments]),
+        room("NodeManager", uses: ["Migration", "BusService", "BusContract"], products: [logging]),
+        program(
+            "mobilityd", uses: ["NodeManager", "BusService", "BusContract", "Journal", "Kernel"],
+            products: [arguments, logging]),
+        program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),
-        program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
+        // Static: inside a unit's sandbox (NoExecPaths=) only the program itself need be executable.
+        .executableTarget(
+            name: "mobility-arrive",
+            swiftSettings: settings + [.unsafeFlags(["-static-executable"])],
+            linkerSettings: [.unsafeFlags(["-static-executable"])]),
 
         .target(name: "Lab", dependencies: ["Kernel", "CKernel"], path: "Tests/Lab", swiftSettings: settings),
         program("lab", uses: ["Lab"], products: [arguments]),
@@ -70,8 +81,18 @@ let package = Package(
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),
         tests("UnitsTests", uses: ["Units"]),
-        tests("AddressingTests", uses: ["Addressing"]),
+        tests("AddressingTests", uses: ["Addressing", "Kernel", "CKernel"]),
         tests("PeeringTests", uses: ["Peering"]),
+        tests(
+            "BusServiceTests",
+            uses: ["BusService", "BusContract", "CSystemd", "Journal", "MobilityClient", "mobilityctl", "mobilityd"],
+            products: [logging]),
+        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
+        tests("NameCheckTests", uses: ["NameCheck"]),
+        tests("KernelCaptureTests", uses: ["KernelCapture"]),
+        .testTarget(
+            name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
+        tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
         tests("LabTests", uses: ["Lab"]),
     ]
 )

@@ -1,5 +1,4 @@
 import Capture
-import Peering
 import ProcessImage
 import Resources
 
@@ -119,27 +118,7 @@ struct ImageMessage: Codable, Sendable {
 
 /// Frames as the hold queue gave them, in order.
 struct FramesMessage: Codable, Sendable {
+    /// 16 bytes, IPv4 mapped.
+    var address: Bytes
     var frames: [Bytes]
-}
-
-extension Channel {
-    func send<Value: Encodable>(_ type: MessageType, _ value: Value) throws(MoveError) {
-        do { try send(type: type.rawValue, payload: try WireEncoder.encode(value)) } catch {
-            throw MoveError(.channel, "sending \(type) to \(remoteNode): \(error)")
-        }
-    }
-
-    func send(_ type: MessageType) throws(MoveError) {
-        do { try send(type: type.rawValue, payload: []) } catch {
-            throw MoveError(.channel, "sending \(type) to \(remoteNode): \(error)")
-        }
-    }
-}
-
-extension Message {
-    func decode<Value: Decodable>(_ type: Value.Type) throws(MoveError) -> Value {
-        do { return try WireDecoder.decode(type, from: payload) } catch {
-            throw MoveError(.channel, "malformed message of type \(self.type): \(error)")
-        }
-    }
 }

@@ -51,6 +51,10 @@ public struct MoveError: Error, Sendable, CustomStringConvertible {
         case refused
         /// The unit, the node or an option does not exist or is in no state to move.
         case invalid
+        case badAnnotation
+        /// Another unit or another host has the address.
+        case addressInUse
+        case addressUnavailable
         /// The other node could not be reached or the channel broke.
         case channel
         /// A step failed on this or on the other host.
