@@ -81,5 +81,6 @@ let package = Package(
         tests("MobilityClientTests", uses: ["MobilityClient", "BusContract"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
         tests("LabTests", uses: ["Lab"]),
+        tests("ResourcesTests", uses: ["Resources"]),
     ]
 )
