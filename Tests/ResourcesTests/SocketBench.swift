@@ -47,14 +47,25 @@ struct SocketBench: ~Copyable {
         try ip(namespace, "address", "add", "fd77::1/64", "dev", "eth0", "nodad")
     }
 
-    /// From now on `a` hears nothing and nothing leaves it.
-    func isolateSource() throws { try ip("a", "link", "set", "eth0", "down") }
-    func reconnectSource() throws { try ip("a", "link", "set", "eth0", "up") }
+    /// From now on `a` hears nothing and nothing leaves it, as the hold programs do: a frozen service's kernel still sends
+    /// and acknowledges.
+    func isolateSource() throws { try ip("c", "link", "set", "to-a", "down") }
+    func reconnectSource() throws { try ip("c", "link", "set", "to-a", "up") }
 
     func connectDestination() throws {
         try ip("b", "link", "set", "eth0", "up")
         try addAddresses("b")
         for family in ["-4", "-6"] { _ = try? ip("c", family, "neigh", "flush", "dev", "br0") }
+    }
+
+    /// Nothing that arrives in `namespace` passes its input hook, as if it were lost on the way.
+    func loseInput(_ namespace: String) throws {
+        try run(
+            "ip", "netns", "exec", prefix + namespace, "nft",
+            "table inet lost { chain input { type filter hook input priority 0; meta l4proto tcp drop; }; }")
+    }
+    func keepInput(_ namespace: String) throws {
+        try run("ip", "netns", "exec", prefix + namespace, "nft", "delete table inet lost")
     }
 
     /// `body` with this thread in the namespace.

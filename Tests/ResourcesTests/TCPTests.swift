@@ -70,9 +70,10 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
             return try Socket.readable(copy) == 100_000
         }
         // The client's acknowledgements do not arrive: what is sent stays in the queue, and cwnd stops the rest.
-        try bench.ip("c", "route", "add", "blackhole", family == AF_INET ? "10.77.0.1/32" : "fd77::1/128")
+        try bench.loseInput("a")
         try Socket.setInteger(connection.server, 1, 32, 1 << 20)
         try Socket.sendAll(connection.server, outbound)
+        try bench.isolateSource()
         let capture = OwnCapture()
         let restore = OwnRestore()
         let began = Clock.monotonic
@@ -81,13 +82,11 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
         #expect(record.sent.count > 0)
         #expect(record.unsent.count > 0)
         #expect(record.sent.count + record.unsent.count == 300_000)
-        try bench.isolateSource()
         connection.server = FileDescriptor(owning: -1)
         capture.commit()
         try bench.connectDestination()
         restore.frozenNanoseconds = Clock.monotonic - began
         try bench.inside("b") { try restore.restoreAll() }
-        try bench.ip("c", "route", "del", "blackhole", family == AF_INET ? "10.77.0.1/32" : "fd77::1/128")
         try restore.activateAll()
         let moved = restore.socket(0)
         #expect(try receiveAll(connection.client, 300_000) == outbound)
@@ -106,11 +105,11 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
     private func move(
         _ bench: borrowing SocketBench, _ connection: inout Connection
     ) throws -> (OwnRestore, TCPConnection.Record) {
+        try bench.isolateSource()
         let capture = OwnCapture()
         let restore = OwnRestore()
         restore.image.descriptions = [try capture.describe(try probe(connection.server))]
         let record = try Payload.decode(TCPConnection.Record.self, from: restore.image.descriptions[0], index: 0)
-        try bench.isolateSource()
         connection.server = FileDescriptor(owning: -1)
         capture.commit()
         try bench.connectDestination()
@@ -164,23 +163,21 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
         let bench = try SocketBench()
         var connection = try connect(bench, family)
         // Nothing that the client says arrives: what we send stays unacknowledged.
-        let hole = family == AF_INET ? "10.77.0.1/32" : "fd77::1/128"
-        try bench.ip("c", "route", "add", "blackhole", hole)
+        try bench.loseInput("a")
         try Socket.setInteger(connection.server, 1, 32, 1 << 20)
         try Socket.sendAll(connection.server, pattern(200_000))
         try Socket.shutdown(connection.server, 1)
         #expect(try state(connection.server) == TCP.finWait1)
+        try bench.isolateSource()
         let capture = OwnCapture()
         let restore = OwnRestore()
         restore.image.descriptions = [try capture.describe(try probe(connection.server))]
         let record = try Payload.decode(TCPConnection.Record.self, from: restore.image.descriptions[0], index: 0)
         #expect(record.finUnsent)
-        try bench.isolateSource()
         connection.server = FileDescriptor(owning: -1)
         capture.commit()
         try bench.connectDestination()
         try bench.inside("b") { try restore.restoreAll() }
-        try bench.ip("c", "route", "del", "blackhole", hole)
         try restore.activateAll()
         #expect(try receiveAll(connection.client, 200_001) == pattern(200_000))
         let moved = restore.socket(0)
@@ -201,28 +198,24 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
             try Socket.shutdown(connection.client, 1)
             try wait("close-wait") { try serverState() == TCP.closeWait }
         }
-        try bench.ip("c", "route", "add", "blackhole", "10.77.0.1/32")
-        if wanted == TCP.closing {
-            // The client's FIN must arrive without acknowledging ours: ours is lost on its way.
-            try bench.ip("c", "route", "del", "blackhole", "10.77.0.1/32")
-            try bench.ip("a", "route", "add", "blackhole", "10.77.0.9/32")
-        }
+        // Our FIN stays unacknowledged. For CLOSING the client's must arrive: ours is lost instead of its answer.
+        try bench.loseInput(wanted == TCP.closing ? "c" : "a")
         try Socket.shutdown(connection.server, 1)
         if wanted == TCP.closing {
             try Socket.shutdown(FileDescriptor(owning: dup(client)), 1)
         }
         try wait("state \(wanted)") { try serverState() == wanted }
+        try bench.isolateSource()
         let capture = OwnCapture()
         let restore = OwnRestore()
         restore.image.descriptions = [try capture.describe(try probe(connection.server))]
-        try bench.isolateSource()
         connection.server = FileDescriptor(owning: -1)
         capture.commit()
         try bench.connectDestination()
         try bench.inside("b") { try restore.restoreAll() }
         let before = try restore.take(description: 0)
         #expect(try state(before) == wanted)
-        if wanted != TCP.closing { try bench.ip("c", "route", "del", "blackhole", "10.77.0.1/32") }
+        if wanted == TCP.closing { try bench.keepInput("c") }
         try restore.activateAll()
         let moved = restore.socket(0)
         #expect(try receiveAll(connection.client, 1) == [])
@@ -341,6 +334,7 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
         let probes = try numbers.map { try probe(try ProcessDescriptors.take(pid: getpid(), number: $0.server)) }
         let capture = OwnCapture()
         let restore = OwnRestore()
+        try bench.isolateSource()
         let began = Clock.monotonic
         restore.image.descriptions = try zip(probes, numbers).map { probe, number in
             var probe = probe
@@ -348,7 +342,6 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
             return try capture.describe(probe)
         }
         let captured = Clock.monotonic
-        try bench.isolateSource()
         for number in numbers { _ = FileDescriptor(owning: number.server) }
         capture.commit()
         try bench.connectDestination()
