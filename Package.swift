@@ -94,5 +94,6 @@ let package = Package(
             name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
         tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
         tests("LabTests", uses: ["Lab"]),
+        tests("ResourcesTests", uses: ["Resources"]),
     ]
 )

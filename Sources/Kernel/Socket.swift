@@ -27,6 +27,11 @@ public enum Socket {
     public struct Pair: ~Copyable {
         public let first: FileDescriptor
         public let second: FileDescriptor
+
+        public init(first: consuming FileDescriptor, second: consuming FileDescriptor) {
+            self.first = first
+            self.second = second
+        }
     }
 
     // MARK: Options

@@ -130,6 +130,8 @@ public protocol RestoreContext: AnyObject {
     func takeArrival(_ number: Int32) throws(KernelError) -> FileDescriptor
     /// The unit's ids for sk_uid of sockets made in `pid`.
     func credentials(ofProcess pid: Int32) -> CredentialsImage?
+    /// What one description's restore made for another.
+    var parked: ParkedDescriptors { get }
     /// Nanoseconds the service has been frozen so far, for what ages by real time.
     var frozenNanoseconds: Int64 { get }
 }

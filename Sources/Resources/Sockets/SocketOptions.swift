@@ -53,13 +53,13 @@ enum SocketOption {
     static let common: [Entry] = internet + general
 
     /// TOS, TTL, OPTIONS, RECVOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, PASSSEC, RECVORIGDSTADDR, MINTTL,
-    /// CHECKSUM, RECVFRAGSIZE, RECVERR_RFC4884, MULTICAST_IF, _TTL, _LOOP, _ALL, UNICAST_IF; then IPv6's UNICAST_HOPS,
-    /// MULTICAST_HOPS, _LOOP, MTU_DISCOVER, RECVERR, MULTICAST_ALL, RECVERR_RFC4884, FLOWINFO_SEND, RECVPKTINFO, RECVHOPLIMIT,
+    /// CHECKSUM, RECVFRAGSIZE, RECVERR_RFC4884; then IPv6's UNICAST_HOPS, MTU_DISCOVER, RECVERR, RECVERR_RFC4884,
+    /// FLOWINFO_SEND, RECVPKTINFO, RECVHOPLIMIT,
     /// RECVHOPOPTS, RECVRTHDR, RECVDSTOPTS, RECVPATHMTU, DONTFRAG, RECVTCLASS, TCLASS, AUTOFLOWLABEL,
     /// ADDR_PREFERENCES, MINHOPCOUNT, RECVORIGDSTADDR, RECVFRAGSIZE.
     private static let internet: [Entry] =
-        [1, 2, 6, 8, 10, 11, 12, 13, 18, 20, 21, 23, 25, 26, 33, 34, 49].map { .init(level: ip, name: $0) }
-        + [16, 18, 19, 23, 25, 29, 31, 33, 49, 51, 53, 56, 58, 60, 62, 66, 67, 70, 72, 73, 74, 77]
+        [1, 2, 6, 8, 10, 11, 12, 13, 18, 20, 21, 23, 25, 26].map { .init(level: ip, name: $0) }
+        + [16, 23, 25, 31, 33, 49, 51, 53, 56, 58, 60, 62, 66, 67, 70, 72, 73, 74, 77]
         .map { .init(level: ipv6, name: $0) }
 
     /// DONTROUTE, BROADCAST, KEEPALIVE, OOBINLINE, NO_CHECK, PRIORITY, LINGER, PASSCRED, RCVLOWAT, RCVTIMEO, SNDTIMEO,
@@ -84,8 +84,11 @@ enum SocketOption {
     /// QUICKACK tells of a passing mode of a connection and a lasting choice of others; MAXSEG is the user's wish
     /// before, the peer's answer after the handshake.
     static let unconnectedTransmission: [Entry] = [.init(level: tcp, name: 12), .init(level: tcp, name: 2)]
-    /// CORK, ENCAP, NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO.
-    static let datagram: [Entry] = [1, 100, 101, 102, 103, 104].map { .init(level: udp, name: $0) }
+    /// CORK, ENCAP, NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO; MULTICAST_TTL, _LOOP, _ALL, and IPv6's MULTICAST_HOPS,
+    /// _LOOP, _ALL.
+    static let datagram: [Entry] =
+        [1, 100, 101, 102, 103, 104].map { .init(level: udp, name: $0) }
+        + [33, 34, 49].map { .init(level: ip, name: $0) } + [18, 19, 29].map { .init(level: ipv6, name: $0) }
     /// PKTINFO, BROADCAST_ERROR, NO_ENOBUFS, LISTEN_ALL_NSID, CAP_ACK, EXT_ACK, GET_STRICT_CHK.
     static let netlink: [Entry] = [3, 4, 5, 8, 10, 11, 12].map { .init(level: 270, name: $0) }
 }

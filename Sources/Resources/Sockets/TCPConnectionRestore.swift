@@ -21,6 +21,8 @@ extension TCPConnection {
                 try record.settings.applyReuse(to: socket)
             } else {
                 try negotiate(record, elapsed: context.frozenNanoseconds, on: socket)
+                // Before the queues as well: the size of segments is bounded by half the largest window seen.
+                try setWindow(record, received: record.receiveSequence, on: socket)
                 try fillQueues(record, of: socket)
                 try finish(record, on: socket)
             }
@@ -101,16 +103,8 @@ extension TCPConnection {
     /// The window, and the FINs of a connection that is half closed or closing. The peer's FIN, and its acknowledgement
     /// of ours, come as segments over the loopback interface: nothing else moves the state machine.
     private static func finish(_ record: Record, on socket: borrowing FileDescriptor) throws(KernelError) {
-        guard var window = TCPRepairWindow(record.window.content) else {
-            throw KernelError(call: "setsockopt", object: "TCP_REPAIR_WINDOW", code: .invalidArgument)
-        }
         let received = record.receiveSequence &+ UInt32(record.received.count)
-        let announced = window.receiveAnnounced
-        if Int32(bitPattern: announced &- received) > 0 { window.receiveAnnounced = received }
-        if Int32(bitPattern: window.sendUpdateSequence &- received &- window.receiveWindow) > 0 {
-            window.sendUpdateSequence = received
-        }
-        try Socket.setOption(socket, SocketOption.tcp, TCP.repairWindow, window.bytes)
+        let window = try setWindow(record, received: received, on: socket)
         guard record.state != TCP.established else { return try stopReading(record, socket) }
         let segment = TCPSegment(
             source: record.remote, destination: record.local, sequence: received,
@@ -133,6 +127,22 @@ extension TCPConnection {
         }
         try Socket.setOption(socket, SocketOption.tcp, TCP.repairWindow, record.window.content)
         try verify(record, socket)
+    }
+
+    /// Sets the window as captured, but for what would lie beyond `received`, which the kernel refuses.
+    @discardableResult
+    private static func setWindow(
+        _ record: Record, received: UInt32, on socket: borrowing FileDescriptor
+    ) throws(KernelError) -> TCPRepairWindow {
+        guard var window = TCPRepairWindow(record.window.content) else {
+            throw KernelError(call: "setsockopt", object: "TCP_REPAIR_WINDOW", code: .invalidArgument)
+        }
+        if Int32(bitPattern: window.receiveAnnounced &- received) > 0 { window.receiveAnnounced = received }
+        if Int32(bitPattern: window.sendUpdateSequence &- received &- window.receiveWindow) > 0 {
+            window.sendUpdateSequence = received
+        }
+        try Socket.setOption(socket, SocketOption.tcp, TCP.repairWindow, window.bytes)
+        return window
     }
 
     /// The service itself has shut down reading.
