@@ -54,26 +54,44 @@ let package = Package(
         room("Restore", uses: ["Resources", "Clocks", "CEmbryo"]),
         room("Peering", uses: ["Kernel", "ProcessImage", "COpenSSL"]),
         room("Migration", uses: ["Capture", "Restore", "Addressing", "Peering", "Units", "NameCheck"], products: [logging]),
-        room("BusService", uses: ["Migration", "Journal", "CSystemd"], products: [logging]),
-        room("MobilityClient", uses: ["CDBus"]),
+        room("BusContract"),
+        .target(name: "CBusService"),
+        room(
+            "BusService", uses: ["Kernel", "Migration", "Journal", "BusContract", "CBusService", "CSystemd"],
+            products: [logging]),
+        room("MobilityClient", uses: ["BusContract", "CDBus"]),
 
-        program("mobilityd", uses: ["BusService"], products: [arguments]),
-        program("mobilityctl", uses: ["MobilityClient", "Peering"], products: [arguments]),
+        program(
+            "mobilityd", uses: ["BusService", "BusContract", "Journal", "Kernel", "Peering"],
+            products: [arguments, logging]),
+        program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),
-        program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
+        // Static: inside a unit's sandbox (NoExecPaths=) only the program itself need be executable.
+        .executableTarget(
+            name: "mobility-arrive",
+            swiftSettings: settings + [.unsafeFlags(["-static-executable"])],
+            linkerSettings: [.unsafeFlags(["-static-executable"])]),
 
-        .target(name: "Lab", dependencies: ["Kernel"], path: "Tests/Lab", swiftSettings: settings),
+        .target(name: "Lab", dependencies: ["Kernel", "CKernel"], path: "Tests/Lab", swiftSettings: settings),
         program("lab", uses: ["Lab"], products: [arguments]),
-        program("demo", uses: ["Lab"], products: [arguments]),
+        program("labload", uses: ["Kernel", "CKernel"]),
+        program("demo", uses: ["Lab", "Kernel"], products: [arguments]),
 
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),
         tests("UnitsTests", uses: ["Units"]),
-        tests("AddressingTests", uses: ["Addressing"]),
+        tests("AddressingTests", uses: ["Addressing", "Kernel", "CKernel"]),
         tests("PeeringTests", uses: ["Peering"]),
+        tests(
+            "BusServiceTests",
+            uses: ["BusService", "BusContract", "CSystemd", "Journal", "MobilityClient", "mobilityctl", "mobilityd"],
+            products: [logging]),
+        tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
+        tests("NameCheckTests", uses: ["NameCheck"]),
         tests("KernelCaptureTests", uses: ["KernelCapture"]),
         .testTarget(
             name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
+        tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
         tests("LabTests", uses: ["Lab"]),
     ]
 )

@@ -1,0 +1,185 @@
+import BusContract
+import Glibc
+import Testing
+
+@testable import BusService
+
+/// mobilityctl against the service, and the daemon itself.
+extension BusTests {
+    private func mobilityctl(_ arguments: String) throws -> CommandResult {
+        try shell("\(programs)/mobilityctl \(arguments)")
+    }
+
+    @Test func listsAndStatus() throws {
+        let fixture = try Fixture()
+        #expect(
+            try mobilityctl("list --no-legend").output
+                == "bad@1.service failed a\nweb.service   local  a\n")
+        #expect(
+            try mobilityctl("nodes --json=short").output
+                == #"[{"address":"10.10.10.2:7413","name":"a","state":"self"},"#
+                + #"{"address":"10.10.10.3:7413","name":"node-b","state":"online"}]"# + "\n")
+        let status = try mobilityctl("status bad@1.service")
+        #expect(status.status == 0)
+        #expect(status.output.contains("/etc/systemd/system/bad@.service:7: VirtualAddress: not an address"))
+        #expect(try mobilityctl("status none.service").status == FaultCode.noSuchService.exitStatus)
+        #expect(try mobilityctl("status --json").output.contains("\"nodeName\" : \"a\""))
+        withExtendedLifetime(fixture) {}
+    }
+
+    @Test func checkShowsEveryReason() throws {
+        let fixture = try Fixture()
+        let check = try mobilityctl("check web.service node-b")
+        #expect(check.status == 1)
+        #expect(check.output.contains("✓ pids  4711"))
+        #expect(check.output.contains("✗ files /srv/data differs on node-b"))
+        withExtendedLifetime(fixture) {}
+    }
+
+    @Test func migrateShowsThePhasesAndTheOutcome() throws {
+        let fixture = try Fixture()
+        fixture.backend.state.withLock { $0.finishesAtOnce = true }
+        let done = try mobilityctl("migrate web.service node-b --downtime-target 20")
+        #expect(done.status == 0)
+        #expect(done.output.contains("to node-b\nprecopy\nfrozen\ncommitting\ndone\n"))
+        #expect(
+            done.output.hasSuffix(
+                "web.service runs on node-b: done, frozen 9.1 ms, downtime 12.3 ms (capture 4.0 ms, transfer 8.3 ms)\n"))
+        #expect(fixture.backend.state.withLock { $0.options.last?.downtimeTargetMicroseconds } == 20_000)
+
+        fixture.backend.state.withLock { $0.finishesAtOnce = false }
+        #expect(try mobilityctl("migrate --no-block web.service node-b").output == "2\n")
+        #expect(try mobilityctl("cancel 2").status == 0)
+        let wait = try mobilityctl("wait 2")
+        #expect(wait.status == FaultCode.cancelled.exitStatus)
+        #expect(wait.output.contains("cancelled by request"))
+        #expect(try mobilityctl("cancel 2").status == FaultCode.tooLate.exitStatus)
+        #expect(try mobilityctl("wait 9").status == FaultCode.noSuchMigration.exitStatus)
+        #expect(try mobilityctl("migrate web.service z").status == FaultCode.noSuchNode.exitStatus)
+        #expect(try mobilityctl("list --migrations --no-legend").output.contains("1 web.service node-b done\n"))
+        fixture.backend.state.withLock { $0.finishesAtOnce = true }
+        #expect(try mobilityctl("drain a --to node-b").output.contains("web.service runs on node-b"))
+    }
+
+    @Test func aTerminalGetsOneLineThatChanges() throws {
+        let fixture = try Fixture()
+        let backend = fixture.backend
+        let id = MigrationID(rawValue: 1)
+        let stream = try #require(
+            popen("script -qec '\(programs)/mobilityctl migrate web.service node-b' /dev/null", "re"))
+        // The first line is there, so the command follows the migration.
+        var buffer = [CChar](repeating: 0, count: 1000)
+        fgets(&buffer, 1000, stream)
+        backend.finish(id)
+        var bytes: [UInt8] = []
+        while case let byte = fgetc(stream), byte >= 0 { bytes.append(UInt8(byte)) }
+        let text = String(decoding: bytes, as: UTF8.self)
+        #expect(pclose(stream) == 0)
+        #expect(text.contains("\r\u{1b}[Kchecking"))
+        #expect(text.contains("\r\u{1b}[Kweb.service runs on node-b: done, frozen 9.1 ms"))
+    }
+
+    @Test func aLostBusEndsTheDaemonForARestart() throws {
+        var bus: PrivateBus? = try PrivateBus()
+        let notify = try NotifySocket(path: "/tmp/mobility-notify-\(getpid())")
+        defer { unlink("/tmp/mobility-notify-\(getpid())") }
+        setenv("NOTIFY_SOCKET", "/tmp/mobility-notify-\(getpid())", 1)
+        var pid: pid_t = 0
+        let result = withStringVector(["mobilityd"]) { posix_spawn(&pid, programs + "/mobilityd", nil, nil, $0, environ) }
+        unsetenv("NOTIFY_SOCKET")
+        try #require(result == 0)
+        #expect(try notify.receive().hasPrefix("READY=1\n"))
+        withExtendedLifetime(bus) {}
+        bus = nil
+        var status: Int32 = -1
+        waitpid(pid, &status, 0)
+        #expect((status >> 8) & 0xff == 1)
+    }
+
+    @Test func unitCommandsSpeakExecCondition() throws {
+        let fixture = try Fixture()
+        #expect(try mobilityctl("unit may-start web.service").status == 0)
+        let departed = try mobilityctl("unit may-start departed.service")
+        #expect(departed.status == 1)
+        #expect(departed.output.contains("it runs on node-b"))
+        #expect(try mobilityctl("unit claim web.service").status == 0)
+        let taken = try mobilityctl("unit claim taken.service")
+        #expect(taken.status == 255)
+        #expect(taken.output.contains("02:00:00:00:00:07"))
+        #expect(try mobilityctl("unit release web.service").status == 0)
+        withExtendedLifetime(fixture) {}
+    }
+
+    @Test func withoutADaemonTheStatusSaysSo() throws {
+        let bus = try PrivateBus()
+        #expect(try mobilityctl("list").status == 69)
+        #expect(try mobilityctl("unit may-start web.service").status == 255)
+        withExtendedLifetime(bus) {}
+    }
+
+    @Test func enrolmentWorksOnFiles() throws {
+        let root = try shell("mktemp -d").output.split(separator: "\n").joined()
+        let other = try shell("mktemp -d").output.split(separator: "\n").joined()
+        #expect(try mobilityctl("node init --name a --root \(root)").output == "\(root)/etc/mobilityd/node.crt\n")
+        #expect(try mobilityctl("node init --name b --root \(other)/").status == 0)
+        let added = try mobilityctl("node add b 10.10.10.3 \(other)/etc/mobilityd/node.crt --root \(root)")
+        #expect(added.status == 0, "\(added.output)")
+        let list = try mobilityctl("node list --no-legend --root \(root)").output
+        #expect(list.hasPrefix("b 10.10.10.3 7413 "))
+        #expect(try mobilityctl("node remove b --root \(root)").status == 0)
+        #expect(try mobilityctl("node list --json=short --root \(root)").output == "[]\n")
+        #expect(try mobilityctl("node remove b --root \(root)").status == 1)
+        _ = try shell("rm -r \(root) \(other)")
+    }
+
+    @Test func theDaemonTellsItsManagerWhatItDoes() throws {
+        let bus = try PrivateBus()
+        let socketPath = bus.directory + "/notify"
+        let notify = try NotifySocket(path: socketPath)
+        defer { unlink(socketPath) }
+        setenv("NOTIFY_SOCKET", socketPath, 1)
+        var pid: pid_t = 0
+        let result = withStringVector(["mobilityd"]) { posix_spawn(&pid, programs + "/mobilityd", nil, nil, $0, environ) }
+        unsetenv("NOTIFY_SOCKET")
+        try #require(result == 0)
+        var status: Int32 = -1
+        defer { if status == -1 { kill(pid, SIGKILL); waitpid(pid, nil, 0) } }
+        #expect(try notify.receive().hasPrefix("READY=1\nSTATUS=Node "))
+        #expect(try shell("busctl --system introspect org.mobilityd1 /org/mobilityd1").output.contains(".MigrateUnit"))
+        #expect(try mobilityctl("nodes --no-legend").output.contains("self"))
+        kill(pid, SIGHUP)
+        #expect(try notify.receive().hasPrefix("RELOADING=1\nMONOTONIC_USEC="))
+        #expect(try notify.receive().hasPrefix("READY=1\n"))
+        kill(pid, SIGTERM)
+        #expect(try notify.receive().hasPrefix("STOPPING=1\n"))
+        waitpid(pid, &status, 0)
+        #expect(status == 0)
+    }
+}
+
+/// The other end of sd_notify(3).
+final class NotifySocket {
+    private let descriptor: Int32
+
+    init(path: String) throws {
+        descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+        let length = socklen_t(MemoryLayout<sockaddr_un>.size)
+        let bound = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) }
+        }
+        try #require(bound == 0)
+    }
+
+    deinit { close(descriptor) }
+
+    func receive() throws -> String {
+        var poller = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        try #require(poll(&poller, 1, 20_000) == 1, "no notification within 20 s")
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        let count = recv(descriptor, &buffer, buffer.count, 0)
+        return String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
+    }
+}
