@@ -28,9 +28,14 @@ import Testing
     @Test func aTracedThreadIsNamed() throws {
         let service = try TestService()
         let tid = Int32(service.number("tid.poll"))
-        // PTRACE_SEIZE and PTRACE_DETACH need the same thread of ours.
+        // PTRACE_SEIZE
         try systemCall("ptrace") { ck_syscall(Int(SYS_ptrace), 0x4206, Int(tid), 0, 0, 0, 0) }
         let refusals = ProcessChecks.check(try inspector(service).snapshot())
+        // PTRACE_INTERRUPT, PTRACE_DETACH
+        try systemCall("ptrace") { ck_syscall(Int(SYS_ptrace), 0x4207, Int(tid), 0, 0, 0, 0) }
+        var status: Int32 = 0
+        try systemCall("wait4") { waitpid(tid, &status, 0x4000_0000) }
+        try systemCall("ptrace") { ck_syscall(Int(SYS_ptrace), 17, Int(tid), 0, 0, 0, 0) }
         #expect(refusals.contains { $0.subject == "thread \(tid)" && $0.why == "is traced by a debugger" })
     }
 

@@ -34,9 +34,11 @@ import Testing
         let capture = ThreadCapture(clocks: try HostClocks())
         try service.cgroup.freeze()
         let task = try #require(try module.tasks(pids: [service.pid]).first)
+        let images = try task.threads.map { try capture.image(of: $0) }
         try service.cgroup.thaw()
-        for thread in task.threads {
-            let image = try capture.image(of: thread)
+        for (thread, image) in zip(task.threads, images) {
+            // The plain freezer ends its call, and the thread with it.
+            if Int64(thread.tid) == service.number("tid.epoll") { continue }
             // PTRACE_SEIZE, PTRACE_INTERRUPT.
             try ptrace(0x4206, thread.tid, 0, 0)
             try ptrace(0x4207, thread.tid, 0, 0)
@@ -51,6 +53,8 @@ import Testing
             // ax differs where the EINTR of the freezer was hidden.
             let words = general.withUnsafeBytes { [UInt64]($0.bindMemory(to: UInt64.self)) }
             for index in words.indices where index != ThreadCapture.ax {
+                // After the thaw it is restart_syscall(2) that waits.
+                if index == ThreadCapture.origAx, image.restart != nil { continue }
                 #expect(words[index] == thread.registers[index], "register \(index) of \(thread.name)")
             }
             #expect(extended.count == image.extendedState.count)

@@ -172,6 +172,13 @@ static __always_inline void read_rseq(struct capture_thread *out, struct task_st
     }
 }
 
+// Threads share a list from the start; what counts is whether it holds anything.
+static __always_inline bool has_undo(struct task_struct *task) {
+    struct sem_undo_list *undo = task->sysvsem.undo_list;
+    if (!undo) return false;
+    return BPF_CORE_READ(undo, list_proc.next) != (void *)undo + bpf_core_field_offset(struct sem_undo_list, list_proc);
+}
+
 static __always_inline void read_process_wide(struct capture_thread *out, struct task_struct *task) {
     out->files = (word)task->files;
     out->fs = (word)task->fs;
@@ -183,7 +190,7 @@ static __always_inline void read_process_wide(struct capture_thread *out, struct
     out->seccomp_filters = (__u32)task->seccomp.filter_count.counter;
     out->vfork_done = (word)task->vfork_done;
     out->io_uring = bpf_core_field_exists(task->io_uring) ? (word)task->io_uring : 0;
-    out->sem_undo = bpf_core_field_exists(task->sysvsem) ? (word)task->sysvsem.undo_list : 0;
+    out->sem_undo = bpf_core_field_exists(task->sysvsem) ? has_undo(task) : 0;
     out->io_bitmap = bpf_core_field_exists(task->thread.io_bitmap) ? (word)task->thread.io_bitmap : 0;
     out->iopl = bpf_core_field_exists(task->thread.iopl_emul) ? task->thread.iopl_emul : 0;
     out->shadow_stack = bpf_core_field_exists(task->thread.features) ? task->thread.features : 0;

@@ -60,7 +60,8 @@ struct nsproxy {
 struct fs_struct { int umask; };
 struct seccomp { int mode; atomic_t filter_count; };
 struct completion;
-struct sysv_sem { void *undo_list; };
+struct sem_undo_list { struct list_head list_proc; };
+struct sysv_sem { struct sem_undo_list *undo_list; };
 struct syscall_user_dispatch { unsigned long len; };
 
 struct restart_block {
