@@ -1,5 +1,6 @@
 import BusContract
 import Glibc
+import Kernel
 import Logging
 import MobilityClient
 import Testing
@@ -65,6 +66,13 @@ extension BusTests {
         let service = try fixture.busctl("introspect org.mobilityd1 /org/mobilityd1/service/web_2eservice").output
         #expect(service.contains("emits-change"))
         #expect(service.contains("10.10.10.11/24"))
+    }
+
+    @Test func introspectionLeavesNothingOpen() throws {
+        _ = try Introspection.xml(of: BusName.nodeInterface)
+        let before = try Files.list("/proc/self/fd").count
+        for interface in BusName.interfaces { _ = try Introspection.xml(of: interface) }
+        #expect(try Files.list("/proc/self/fd").count == before)
     }
 
     @Test func installedXMLEqualsTheDaemonsOwn() throws {
