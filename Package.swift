@@ -66,16 +66,21 @@ let package = Package(
             products: [arguments, logging]),
         program("mobilityctl", uses: ["MobilityClient", "BusContract", "Peering"], products: [arguments]),
         program("mobility-generator", uses: ["Units"]),
-        program("mobility-arrive", uses: ["CSystemd", "Kernel"]),
+        // Static: inside a unit's sandbox (NoExecPaths=) only the program itself need be executable.
+        .executableTarget(
+            name: "mobility-arrive",
+            swiftSettings: settings + [.unsafeFlags(["-static-executable"])],
+            linkerSettings: [.unsafeFlags(["-static-executable"])]),
 
-        .target(name: "Lab", dependencies: ["Kernel"], path: "Tests/Lab", swiftSettings: settings),
+        .target(name: "Lab", dependencies: ["Kernel", "CKernel"], path: "Tests/Lab", swiftSettings: settings),
         program("lab", uses: ["Lab"], products: [arguments]),
-        program("demo", uses: ["Lab"], products: [arguments]),
+        program("labload", uses: ["Kernel", "CKernel"]),
+        program("demo", uses: ["Lab", "Kernel"], products: [arguments]),
 
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),
         tests("UnitsTests", uses: ["Units"]),
-        tests("AddressingTests", uses: ["Addressing"]),
+        tests("AddressingTests", uses: ["Addressing", "Kernel", "CKernel"]),
         tests("PeeringTests", uses: ["Peering"]),
         tests(
             "BusServiceTests",
@@ -86,6 +91,10 @@ let package = Package(
             products: [logging]),
         tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
         tests("NameCheckTests", uses: ["NameCheck"]),
+        tests("KernelCaptureTests", uses: ["KernelCapture"]),
+        .testTarget(
+            name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
+        tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
         tests("LabTests", uses: ["Lab"]),
     ]
 )

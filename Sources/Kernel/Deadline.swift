@@ -52,3 +52,10 @@ public enum Poll {
         }
     }
 }
+
+extension Poll {
+    /// Lets `milliseconds` pass; for loops that ask a kernel file which cannot be polled.
+    public static func pause(milliseconds: Int32) throws(KernelError) {
+        try systemCall("poll") { poll(nil, 0, milliseconds) }
+    }
+}

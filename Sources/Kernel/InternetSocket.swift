@@ -29,6 +29,14 @@ public struct SocketAddress: Sendable, Hashable, CustomStringConvertible {
         self.scope = scope
     }
 
+    /// An address of 4 or 16 bytes in network order; nil for another count.
+    public init?(bytes: [UInt8], port: UInt16, scope: UInt32 = 0) {
+        guard bytes.count == 4 || bytes.count == 16 else { return nil }
+        self.bytes = bytes
+        self.port = port
+        self.scope = scope
+    }
+
     /// Reads a kernel-filled address; nil for another family.
     init?(_ storage: sockaddr_storage) {
         var storage = storage

@@ -75,8 +75,8 @@ public final class Channel: Sendable {
         let hello = Hello.current(nodeName: identity.name, features: features)
         return Channel(
             try OpenedConnection(
-                socket: try dial(address, deadline), role: .client, identity: identity, peers: [peer], peerName: peer.name, hello: hello,
-                limits: limits, deadline: deadline))
+                socket: try dial(address, deadline), role: .client, identity: identity, peers: [peer],
+                peerName: peer.name, hello: hello, limits: limits, deadline: deadline))
     }
 
     private static func dial(_ address: SocketAddress, _ deadline: Deadline) throws(PeeringError) -> FileDescriptor {
@@ -163,6 +163,7 @@ public final class Channel: Sendable {
     }
 
     private func nextMessage(_ state: inout ReceiveState, _ deadline: Deadline) throws(PeeringError) -> Message {
+        var hasRead = false
         while true {
             if let message = state.takeMessage() { return message }
             if isClosed.load(ordering: .acquiring) { throw .closed }
@@ -173,6 +174,9 @@ public final class Channel: Sendable {
                 try state.decode(count)
                 continue
             }
+            // Checked apart: while bytes trickle in, poll never times out.
+            if hasRead, deadline.hasPassed { throw .timedOut(what: "message from node \(remoteName)") }
+            hasRead = true
             try state.sealed.withMutableBytes { (buffer) throws(PeeringError) in
                 let count = try Wire.receive(socket, buffer, deadline, what: "message from node \(remoteName)")
                 let bytes = UnsafeRawBufferPointer(rebasing: buffer[..<count])

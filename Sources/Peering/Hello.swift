@@ -30,7 +30,10 @@ struct ByteReader {
         let size = MemoryLayout<Value>.size
         guard bytes.count >= size else { return nil }
         var value: Value = 0
-        for byte in bytes.prefix(size).reversed() { value = (size > 1 ? value << 8 : 0) | Value(truncatingIfNeeded: byte) }
+        for byte in bytes.prefix(size).reversed() {
+            // A shift by the whole width gives 0.
+            value = value << 8 | Value(truncatingIfNeeded: byte)
+        }
         bytes = bytes.dropFirst(size)
         return value
     }

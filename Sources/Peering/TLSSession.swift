@@ -22,7 +22,7 @@ final class TLSSession: @unchecked Sendable {
         }
 
         func judge(_ store: OpaquePointer?) -> Int32 {
-            guard let certificate = X509_STORE_CTX_get0_cert(store), let der = OpenSSL.der(certificate) else { return 0 }
+            guard let leaf = X509_STORE_CTX_get0_cert(store), let der = OpenSSL.der(leaf) else { return 0 }
             if let name = pins[der] {
                 acceptedName = name
                 return 1

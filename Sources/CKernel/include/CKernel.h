@@ -55,3 +55,10 @@ static inline int ck_wifsignaled(int s) { return WIFSIGNALED(s); }
 static inline int ck_wtermsig(int s) { return WTERMSIG(s); }
 static inline int ck_wifstopped(int s) { return WIFSTOPPED(s); }
 static inline int ck_wstopsig(int s) { return WSTOPSIG(s); }
+static inline int ck_sock_cloexec(void) { return SOCK_CLOEXEC; }
+static inline int ck_sock_nonblock(void) { return SOCK_NONBLOCK; }
+
+/// The CPUID instruction: eax, ebx, ecx, edx into `out`. Which xsave components exist and where they lie is in leaf 0xd.
+void ck_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t *out);
+/// XCR0, the xsave components that the kernel has enabled for user mode.
+uint64_t ck_enabled_components(void);

@@ -1,0 +1,64 @@
+import CKernel
+import Glibc
+import Kernel
+import Synchronization
+
+/// Tells the link that this host owns an address now: gratuitous ARP, RFC 5227 section 3, or an unsolicited
+/// neighbour advertisement, RFC 4861 section 7.2.6.
+public enum Announcement {
+    /// Sends one announcement at once.
+    public static func once(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
+        try kernel { () throws(KernelError) in
+            let hardware = try interface.hardwareAddress()
+            let socket = try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(address))
+            for frame in OwnershipFrames.announcements(address, from: hardware) { try socket.send(frame) }
+        }
+    }
+}
+
+/// Repeats an announcement on a schedule, from a thread of its own, until the schedule or the ownership ends.
+///
+/// Repetition matters: a client ignores a change that follows another too soon (net.ipv4.neigh.*.locktime), and a
+/// frame may be lost. The thread is in the network namespace of the thread that made the announcer.
+public final class Announcer: Sendable {
+    /// Milliseconds after the start.
+    public static let defaultSchedule = [0, 50, 200, 1000, 5000]
+
+    private let lastFailure: Shared
+    private let thread: StoppableThread
+
+    private final class Shared: Sendable {
+        let failure = Mutex<AddressingError?>(nil)
+    }
+
+    /// Starts to announce.
+    public init(
+        _ address: VirtualAddress, on interface: NetworkInterface, schedule: [Int] = Announcer.defaultSchedule
+    ) throws(AddressingError) {
+        let shared = Shared()
+        lastFailure = shared
+        let start = Clock.monotonic
+        thread = try StoppableThread("announcer") { stop in
+            for moment in schedule.sorted() {
+                var entry = pollfd(fd: stop, events: Int16(POLLIN), revents: 0)
+                while true {
+                    let left = (start - Clock.monotonic) / 1_000_000 + Int64(moment)
+                    let ready = poll(&entry, 1, Int32(clamping: max(0, left)))
+                    if ready > 0 { return }
+                    if ready == 0 || ck_errno() != EINTR { break }
+                }
+                do throws(AddressingError) {
+                    try Announcement.once(address, on: interface)
+                } catch {
+                    shared.failure.withLock { $0 = error }
+                }
+            }
+        }
+    }
+
+    /// The last send that failed, if any did.
+    public var failure: AddressingError? { lastFailure.failure.withLock { $0 } }
+
+    /// Stops at once: when this returns, nothing more is sent. Repeatable.
+    public func cancel() { thread.cancel() }
+}

@@ -1,0 +1,198 @@
+// The hold queue's packet programs, tc clsact (tc-bpf(8)): `hold_ingress` and `hold_egress` on the NIC, `hold_inject`
+// on the tap behind which packets wait.
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "hold.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, struct hold_address);
+    __type(value, struct hold_mode);
+} hold_modes SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, struct hold_address);
+    __type(value, struct hold_tally);
+} hold_tallies SEC(".maps");
+
+// Interface index of a tap → interface index of the NIC whose packets it holds.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, __u32);
+    __type(value, __u32);
+} hold_taps SEC(".maps");
+
+// Offsets from the start of the Ethernet frame.
+enum {
+    IPV4_FRAGMENT = ETH_HLEN + 6,
+    IPV4_PROTOCOL = ETH_HLEN + 9,
+    IPV4_SOURCE = ETH_HLEN + 12,
+    IPV4_DESTINATION = ETH_HLEN + 16,
+    IPV6_NEXT = ETH_HLEN + 6,
+    IPV6_SOURCE = ETH_HLEN + 8,
+    IPV6_DESTINATION = ETH_HLEN + 24,
+    IPV6_PAYLOAD = ETH_HLEN + 40,
+    ARP_SENDER = ETH_HLEN + 14,
+    ARP_TARGET = ETH_HLEN + 24,
+    TCP_FLAGS = 13,
+    PROTOCOL_TCP = 6,
+    PROTOCOL_ICMPV6 = 58,
+    ND_FIRST = 133, // router solicitation
+    ND_SOLICITATION = 135,
+    ND_ADVERTISEMENT = 136,
+    ND_LAST = 137, // redirect
+};
+
+static __always_inline bool load_ipv4(struct __sk_buff *skb, __u32 offset, struct hold_address *address)
+{
+    __builtin_memset(address, 0, sizeof(*address));
+    address->bytes[10] = 0xff;
+    address->bytes[11] = 0xff;
+    return bpf_skb_load_bytes(skb, offset, &address->bytes[12], 4) == 0;
+}
+
+static __always_inline bool load_ipv6(struct __sk_buff *skb, __u32 offset, struct hold_address *address)
+{
+    return bpf_skb_load_bytes(skb, offset, address->bytes, 16) == 0;
+}
+
+static __always_inline struct hold_mode *mode_of(struct hold_address *address)
+{
+    return bpf_map_lookup_elem(&hold_modes, address);
+}
+
+// Drops the packet if the address is silent.
+static __always_inline int silence(struct hold_address *address)
+{
+    struct hold_mode *mode = mode_of(address);
+    if (!mode || !(mode->flags & HOLD_SILENT))
+        return TC_ACT_UNSPEC;
+    struct hold_tally *tally = bpf_map_lookup_elem(&hold_tallies, address);
+    if (tally)
+        __sync_fetch_and_add(&tally->silenced, 1);
+    return TC_ACT_SHOT;
+}
+
+// The type of an ICMPv6 message of neighbour discovery, RFC 4861, else 0.
+static __always_inline __u8 neighbour_discovery(struct __sk_buff *skb)
+{
+    __u8 next = 0, type = 0;
+    if (bpf_skb_load_bytes(skb, IPV6_NEXT, &next, 1) || next != PROTOCOL_ICMPV6)
+        return 0;
+    if (bpf_skb_load_bytes(skb, IPV6_PAYLOAD, &type, 1) || type < ND_FIRST || type > ND_LAST)
+        return 0;
+    return type;
+}
+
+static __always_inline bool is_opening_segment(struct __sk_buff *skb, bool ipv6)
+{
+    __u8 protocol = 0, flags = 0;
+    __u32 segment = IPV6_PAYLOAD;
+    if (ipv6) {
+        if (bpf_skb_load_bytes(skb, IPV6_NEXT, &protocol, 1))
+            return false;
+    } else {
+        __u8 length = 0;
+        __be16 fragment = 0;
+        if (bpf_skb_load_bytes(skb, ETH_HLEN, &length, 1) || bpf_skb_load_bytes(skb, IPV4_PROTOCOL, &protocol, 1) ||
+            bpf_skb_load_bytes(skb, IPV4_FRAGMENT, &fragment, 2))
+            return false;
+        if (fragment & bpf_htons(0x1fff)) // not the first: no TCP header in it
+            return false;
+        segment = ETH_HLEN + (length & 15) * 4;
+    }
+    if (protocol != PROTOCOL_TCP || bpf_skb_load_bytes(skb, segment + TCP_FLAGS, &flags, 1))
+        return false;
+    return (flags & 0x12) == 0x02; // SYN, no ACK
+}
+
+// A packet for one of our addresses takes a ticket; it goes on only if nothing before it still waits.
+static __always_inline int hold(struct __sk_buff *skb, struct hold_address *address, bool ipv6, bool injected)
+{
+    struct hold_mode *mode = mode_of(address);
+    if (!mode)
+        return TC_ACT_UNSPEC;
+    struct hold_tally *tally = bpf_map_lookup_elem(&hold_tallies, address);
+    if (!tally)
+        return TC_ACT_UNSPEC;
+    if (injected) {
+        __sync_fetch_and_add(&tally->passed, 1);
+        return TC_ACT_UNSPEC;
+    }
+    __u32 flags = mode->flags;
+    if (!(flags & HOLD_ALL) && !((flags & HOLD_SYN) && is_opening_segment(skb, ipv6)))
+        return TC_ACT_UNSPEC;
+    __u64 ticket = __sync_fetch_and_add(&tally->tickets, 1);
+    if (flags & HOLD_DRAIN) {
+        __u64 passed = *(volatile __u64 *)&tally->passed;
+        if ((__s64)(passed + mode->settled - ticket) >= 0) {
+            __sync_fetch_and_add(&tally->passed, 1);
+            return TC_ACT_UNSPEC;
+        }
+    }
+    __sync_fetch_and_add(&tally->packets, 1);
+    __sync_fetch_and_add(&tally->bytes, skb->len);
+    return bpf_redirect(mode->tap, 0);
+}
+
+SEC("tc")
+int hold_ingress(struct __sk_buff *skb)
+{
+    struct hold_address address;
+    bool injected = skb->mark == HOLD_MARK;
+    if (injected)
+        skb->mark = 0; // else the service's own fwmark rules would see it
+    if (skb->vlan_present) // belongs to a VLAN interface, which has its own programs
+        return TC_ACT_UNSPEC;
+    if (skb->protocol == bpf_htons(ETH_P_IP))
+        return load_ipv4(skb, IPV4_DESTINATION, &address) ? hold(skb, &address, false, injected) : TC_ACT_UNSPEC;
+    if (skb->protocol == bpf_htons(ETH_P_ARP))
+        return load_ipv4(skb, ARP_TARGET, &address) ? silence(&address) : TC_ACT_UNSPEC;
+    if (skb->protocol != bpf_htons(ETH_P_IPV6))
+        return TC_ACT_UNSPEC;
+    __u8 type = neighbour_discovery(skb);
+    if (type == ND_SOLICITATION)
+        return load_ipv6(skb, IPV6_PAYLOAD + 8, &address) ? silence(&address) : TC_ACT_UNSPEC;
+    if (type) // a late answer about somebody else's address helps nobody
+        return TC_ACT_UNSPEC;
+    return load_ipv6(skb, IPV6_DESTINATION, &address) ? hold(skb, &address, true, injected) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int hold_egress(struct __sk_buff *skb)
+{
+    struct hold_address address;
+    if (skb->vlan_present)
+        return TC_ACT_UNSPEC;
+    if (skb->protocol == bpf_htons(ETH_P_IP))
+        return load_ipv4(skb, IPV4_SOURCE, &address) ? silence(&address) : TC_ACT_UNSPEC;
+    if (skb->protocol == bpf_htons(ETH_P_ARP))
+        return load_ipv4(skb, ARP_SENDER, &address) ? silence(&address) : TC_ACT_UNSPEC;
+    if (skb->protocol != bpf_htons(ETH_P_IPV6))
+        return TC_ACT_UNSPEC;
+    if (neighbour_discovery(skb) == ND_ADVERTISEMENT && load_ipv6(skb, IPV6_PAYLOAD + 8, &address) &&
+        silence(&address) == TC_ACT_SHOT)
+        return TC_ACT_SHOT;
+    return load_ipv6(skb, IPV6_SOURCE, &address) ? silence(&address) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int hold_inject(struct __sk_buff *skb)
+{
+    __u32 tap = skb->ifindex;
+    __u32 *nic = bpf_map_lookup_elem(&hold_taps, &tap);
+    if (!nic)
+        return TC_ACT_SHOT;
+    skb->mark = HOLD_MARK;
+    return bpf_redirect(*nic, BPF_F_INGRESS);
+}
+
+char _license[] SEC("license") = "GPL";

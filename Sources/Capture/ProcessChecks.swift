@@ -1,0 +1,185 @@
+import Kernel
+import KernelCapture
+import ProcessImage
+import Resources
+
+/// What of the processes themselves cannot be carried, whatever their descriptors and mappings are.
+enum ProcessChecks {
+    static func check(_ snapshot: ServiceSnapshot) -> [Refusal] {
+        var refusals: [Refusal] = []
+        if snapshot.invisible > 0 {
+            refusals.append(
+                Refusal(
+                    pid: 0, subject: "\(snapshot.invisible) processes", object: "",
+                    why: "they are outside of mobilityd's pid namespace", remedy: "run mobilityd in the host's own"))
+        }
+        if snapshot.processes.isEmpty {
+            refusals.append(
+                Refusal(
+                    pid: 0, subject: "unit", object: "", why: "no process of it runs", remedy: "start it first"))
+        }
+        for process in snapshot.processes {
+            if process.isZombie {
+                refusals.append(
+                    refusal(
+                        process, "process", process.leader.name,
+                        "has ended and was not reaped by its parent \(process.leader.parent)",
+                        "repeat the check; if it stays, the parent does not wait for its children: restart the service"))
+                continue
+            }
+            refusals += tree(process, in: snapshot) + whole(process) + sharing(process, in: snapshot)
+            refusals += namespaces(process, in: snapshot)
+            for thread in process.task.threads { refusals += check(thread, of: process) }
+        }
+        return refusals
+    }
+
+    private static func refusal(
+        _ process: ProcessSnapshot, _ subject: String, _ object: String, _ why: String, _ remedy: String
+    ) -> Refusal {
+        Refusal(pid: process.pid, subject: subject, object: object, why: why, remedy: remedy)
+    }
+
+    /// Parent, group and session must be the unit's own, or be gone.
+    private static func tree(_ process: ProcessSnapshot, in snapshot: ServiceSnapshot) -> [Refusal] {
+        let leader = process.leader
+        let members = Set(snapshot.processes.map(\.pid))
+        var refusals: [Refusal] = []
+        if leader.parent != 1, !members.contains(leader.parent) {
+            refusals.append(
+                refusal(
+                    process, "parent", "pid \(leader.parent)", "the parent process does not belong to the unit",
+                    "let systemd start the service itself"))
+        }
+        for (name, number) in [("process group", leader.group), ("session", leader.session)]
+        where !members.contains(number) && (number == 0 || Files.exists("/proc/\(number)")) {
+            refusals.append(
+                refusal(
+                    process, name, "\(number)", "its leader does not belong to the unit",
+                    "let systemd start the service itself"))
+        }
+        return refusals
+    }
+
+    /// What concerns the process as a whole.
+    private static func whole(_ process: ProcessSnapshot) -> [Refusal] {
+        let record = process.task.process
+        let leader = process.leader
+        let found: [(Bool, String, String, String)] = [
+            (
+                leader.exitState != 0, "leader thread", "has ended while other threads run on",
+                "let the main thread wait for the others instead of calling pthread_exit()"
+            ),
+            (
+                record.hasPosixTimers, "timer_create", "POSIX timers cannot be carried",
+                "use timerfd or setitimer in the service"
+            ),
+            (
+                record.protectionKeys & ~1 != 0, "pkey_alloc", "memory protection keys cannot be carried",
+                "switch off protection keys in the service"
+            ),
+            (
+                record.hasLocalDescriptorTable, "modify_ldt", "a local descriptor table cannot be carried",
+                "do not run 16- or 32-bit code (wine, dosemu) in the service"
+            ),
+            (
+                leader.personality != 0, "personality \(String(leader.personality, radix: 16))",
+                "a changed execution domain cannot be carried", "start the service without setarch(8) and Personality="
+            ),
+        ]
+        return found.filter(\.0).map { refusal(process, $0.1, "", $0.2, $0.3) }
+    }
+
+    /// Threads of a process share everything, processes nothing.
+    private static func sharing(_ process: ProcessSnapshot, in snapshot: ServiceSnapshot) -> [Refusal] {
+        var refusals: [Refusal] = []
+        let leader = process.leader
+        let shared: [(String, KeyPath<ThreadRecord, UInt64>)] = [
+            ("descriptor table", \.files), ("working directory and root", \.fileSystem),
+            ("signal handlers", \.signalHandlers), ("memory", \.memory),
+        ]
+        for (name, path) in shared {
+            for thread in process.task.threads.dropFirst() where thread[keyPath: path] != leader[keyPath: path] {
+                refusals.append(
+                    refusal(
+                        process, "thread \(thread.tid)", thread.name, "has a \(name) of its own",
+                        "the service calls unshare(2) or clone(2) in an unusual way; move it by stop and start"))
+            }
+            for other in snapshot.processes where other.pid > process.pid && !other.isZombie {
+                guard other.leader[keyPath: path] == leader[keyPath: path], leader[keyPath: path] != 0 else { continue }
+                refusals.append(
+                    refusal(
+                        process, name, "pid \(other.pid)",
+                        other.leader.isVforkChild || leader.isVforkChild
+                            ? "a vfork(2) is in progress" : "is shared with process \(other.pid)",
+                        "repeat the check; if it stays, move the service by stop and start"))
+            }
+        }
+        for thread in process.task.threads.dropFirst() where thread.credentials != leader.credentials {
+            refusals.append(
+                refusal(
+                    process, "thread \(thread.tid)", thread.name, "has credentials that differ from the process's",
+                    "change ids and capabilities through the C library, which changes all threads"))
+        }
+        return refusals
+    }
+
+    private static func namespaces(_ process: ProcessSnapshot, in snapshot: ServiceSnapshot) -> [Refusal] {
+        guard let first = snapshot.processes.first(where: { !$0.isZombie })?.leader.namespaces else { return [] }
+        let own = process.leader.namespaces
+        let kinds: [(String, KeyPath<NamespaceIdentities, UInt64>)] = [
+            ("user", \.user), ("mount", \.mount), ("network", \.network), ("pid", \.pid), ("uts", \.uts),
+            ("ipc", \.ipc), ("time", \.time), ("cgroup", \.cgroup),
+        ]
+        var refusals: [Refusal] = []
+        for (name, path) in kinds {
+            let foreign = process.task.threads.first { $0.namespaces[keyPath: path] != first[keyPath: path] }
+            guard let foreign else { continue }
+            refusals.append(
+                refusal(
+                    process, "thread \(foreign.tid)", "\(name) namespace",
+                    "differs from that of the unit's first process",
+                    "configure the service not to use namespaces of its own; sandboxing by systemd is no obstacle"))
+        }
+        if own.network != own.readerNetwork {
+            refusals.append(
+                refusal(
+                    process, "network namespace", "", "is not the host's",
+                    "remove PrivateNetwork= and NetworkNamespacePath= from the unit"))
+        }
+        if own.pid != own.readerPid || own.pidForChildren != own.pid {
+            refusals.append(
+                refusal(process, "pid namespace", "", "is not the host's", "remove PrivatePIDs= from the unit"))
+        }
+        return refusals
+    }
+
+    private static func check(_ thread: ThreadRecord, of process: ProcessSnapshot) -> [Refusal] {
+        // __USER32_CS of arch/x86/include/asm/segment.h.
+        let is32Bit = thread.registers.count == 27 && thread.registers[17] == 0x23
+        let found: [(Bool, String, String)] = [
+            (thread.ptrace != 0, "is traced by a debugger", "detach the debugger (strace, gdb)"),
+            (is32Bit, "runs 32-bit code", "use a 64-bit build of the service"),
+            (thread.hasShadowStack, "uses a shadow stack", "start the service without GLIBC_TUNABLES x86_shstk"),
+            (
+                thread.hasIOPermissions, "has access to I/O ports (ioperm, iopl)",
+                "a service that drives hardware cannot move"
+            ),
+            (
+                thread.hasSyscallDispatch, "redirects system calls to itself (PR_SET_SYSCALL_USER_DISPATCH)",
+                "do not run an emulator in the service"
+            ),
+            (thread.hasSemaphoreUndo, "holds System V semaphores with SEM_UNDO", "use the service's setting for other locks"),
+            (thread.hasCoreCookie, "is under core scheduling", "do not set PR_SCHED_CORE for the service"),
+            (thread.hasMemoryPolicy, "has a NUMA memory policy", "remove NUMAPolicy= and set_mempolicy(2)"),
+            (thread.seccompMode == 1, "is in strict seccomp mode", "use seccomp filters instead"),
+            (thread.hasTooManyGroups, "has more than 64 supplementary groups", "put its user into fewer groups"),
+            (
+                thread.restart == .other && thread.registers.count == 27
+                    && Int64(bitPattern: thread.registers[10]) == -516,
+                "waits in a system call that cannot be entered again", "repeat the check a little later"
+            ),
+        ]
+        return found.filter(\.0).map { refusal(process, "thread \(thread.tid)", thread.name, $0.1, $0.2) }
+    }
+}

@@ -1,0 +1,129 @@
+import CKernel
+import Glibc
+import Kernel
+import KernelCapture
+import ProcessImage
+import Resources
+
+/// One process as it is found, before anything is judged or copied.
+public struct ProcessSnapshot: Sendable {
+    public var pid: Int32
+    public var task: TaskRecord
+    public var descriptors: [DescriptorProbe]
+    public var mappings: [VMAProbe]
+    /// readlink of /proc/PID/exe, cwd and root.
+    public var executable: String
+    public var workingDirectory: String
+    public var rootDirectory: String
+
+    /// A process without threads is not made by the kernel; the decoder gives the leader first.
+    public var leader: ThreadRecord { task.threads.first ?? ThreadRecord() }
+    public var isZombie: Bool { leader.exitState != 0 && task.threads.count <= 1 }
+}
+
+/// All processes of a unit's cgroup, parents before children.
+public struct ServiceSnapshot: Sendable {
+    public var processes: [ProcessSnapshot]
+    /// Processes of the cgroup that this daemon's pid namespace does not show.
+    public var invisible: Int
+    public var descriptors: [DescriptorProbe] { processes.flatMap(\.descriptors) }
+}
+
+extension ServiceSnapshot {
+    /// Reads everything about the processes of `cgroup`; nothing is stopped, so that a process which ends meanwhile is
+    /// left out.
+    static func read(_ cgroup: Cgroup, module: CaptureModule) throws -> ServiceSnapshot {
+        let listed = try cgroup.processes()
+        let pids = listed.filter { $0 > 0 }
+        let tasks = try module.tasks(pids: pids)
+        let files = Dictionary(grouping: try module.files(pids: pids), by: \.pid)
+        var processes: [ProcessSnapshot] = []
+        for task in tasks where !task.threads.isEmpty {
+            if let process = try process(task, files: files[task.process.pid] ?? []) { processes.append(process) }
+        }
+        return ServiceSnapshot(processes: order(processes), invisible: listed.count - pids.count)
+    }
+
+    /// nil when the process has ended meanwhile.
+    private static func process(_ task: TaskRecord, files: [FileRecord]) throws(KernelError) -> ProcessSnapshot? {
+        do throws(KernelError) {
+            return try living(task, files: files)
+        } catch where error.code == .noEntry || error.code == .noProcess {
+            return nil
+        }
+    }
+
+    private static func living(_ task: TaskRecord, files: [FileRecord]) throws(KernelError) -> ProcessSnapshot {
+        let pid = task.process.pid
+        var snapshot = ProcessSnapshot(
+            pid: pid, task: task, descriptors: [], mappings: [], executable: "", workingDirectory: "",
+            rootDirectory: "")
+        if snapshot.isZombie { return snapshot }
+        snapshot.executable = try Files.readLink("/proc/\(pid)/exe")
+        snapshot.workingDirectory = try Files.readLink("/proc/\(pid)/cwd")
+        snapshot.rootDirectory = try Files.readLink("/proc/\(pid)/root")
+        for line in try ProcMaps.readDetailed(pid: pid) {
+            snapshot.mappings.append(
+                VMAProbe(
+                    pid: pid, start: line.start, end: line.end, protection: line.protection,
+                    isShared: line.isShared, offset: line.offset, device: line.device, inode: line.inode,
+                    name: line.name, flags: line.flags))
+        }
+        for file in files {
+            if let probe = try descriptor(file) { snapshot.descriptors.append(probe) }
+        }
+        snapshot.descriptors.sort { $0.number < $1.number }
+        return snapshot
+    }
+
+    /// nil when the descriptor was closed meanwhile.
+    private static func descriptor(_ file: FileRecord) throws(KernelError) -> DescriptorProbe? {
+        let path = "/proc/\(file.pid)/fd/\(file.number)"
+        do throws(KernelError) {
+            var probe = DescriptorProbe(pid: file.pid, number: file.number, link: try Files.readLink(path))
+            var status = stat()
+            // Follows the link to the open file itself, not to its name.
+            try systemCall("stat", on: path) { stat(path, &status) }
+            probe.device = UInt64(status.st_dev)
+            probe.inode = UInt64(status.st_ino)
+            probe.mode = probe.link.hasPrefix("anon_inode:") ? 0 : status.st_mode
+            probe.specialDevice = UInt64(status.st_rdev)
+            probe.size = UInt64(status.st_size)
+            probe.position = file.position
+            probe.flags = Int32(bitPattern: file.flags)
+            probe.description = file.description
+            probe.socket = file.socket
+            try readDetails(&probe)
+            return probe
+        } catch where error.code == .noEntry {
+            return nil
+        }
+    }
+
+    private static func readDetails(_ probe: inout DescriptorProbe) throws(KernelError) {
+        for line in try Files.readText("/proc/\(probe.pid)/fdinfo/\(probe.number)").split(separator: "\n") {
+            let words = line.split { $0 == " " || $0 == "\t" }
+            switch words.first {
+            case "pos:": if words.count > 1, let position = Int64(words[1]) { probe.position = position }
+            case "flags:": if words.count > 1, let flags = Int32(words[1], radix: 8) { probe.flags = flags }
+            case "mnt_id:", "ino:": break
+            default: probe.details.append(String(line))
+            }
+        }
+    }
+
+    /// Parents before children, otherwise by number.
+    private static func order(_ processes: [ProcessSnapshot]) -> [ProcessSnapshot] {
+        let sorted = processes.sorted { $0.pid < $1.pid }
+        let known = Set(sorted.map(\.pid))
+        let children = Dictionary(grouping: sorted, by: \.leader.parent)
+        var result: [ProcessSnapshot] = []
+        var waiting = sorted.filter { !known.contains($0.leader.parent) || $0.leader.parent == $0.pid }
+        while !waiting.isEmpty {
+            let next = waiting.removeFirst()
+            result.append(next)
+            waiting += (children[next.pid] ?? []).filter { $0.pid != next.pid }
+        }
+        return result
+    }
+}

@@ -1,0 +1,63 @@
+import CKernel
+import Glibc
+
+/// One TCP segment (RFC 9293, 3.1) without data, given to a socket of this host over its loopback interface as if the
+/// peer had sent it.
+public struct TCPSegment: Sendable {
+    public var source: SocketName
+    public var destination: SocketName
+    public var sequence: UInt32
+    /// As in the header: shifted right by the window scale.
+    public var window: UInt16
+
+    public init(source: SocketName, destination: SocketName, sequence: UInt32, window: UInt16) {
+        self.source = source
+        self.destination = destination
+        self.sequence = sequence
+        self.window = window
+    }
+
+    /// Sends it through a raw socket, raw(7); `destination` must be an address of this host.
+    public func send(acknowledging acknowledgement: UInt32, finish: Bool) throws(KernelError) {
+        let header = tcpHeader(acknowledgement, flags: finish ? 0x11 : 0x10)
+        let raw = try Socket.make(isIPv4 ? AF_INET : AF_INET6, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
+        var target = isIPv4
+            ? SocketName.ipv4(destinationBytes, port: 0) : SocketName.ipv6(destinationBytes, port: 0)
+        target.port = 0
+        try Socket.send(raw, ipHeader(length: header.count) + header, to: target)
+    }
+
+    private var isIPv4: Bool { destination.ipv4Bytes != nil }
+    private var sourceBytes: [UInt8] { source.ipv4Bytes ?? source.address }
+    private var destinationBytes: [UInt8] { destination.ipv4Bytes ?? destination.address }
+
+    private func big<Value: FixedWidthInteger>(_ value: Value) -> [UInt8] {
+        withUnsafeBytes(of: value.bigEndian) { Array($0) }
+    }
+
+    private func tcpHeader(_ acknowledgement: UInt32, flags: UInt8) -> [UInt8] {
+        var header = big(source.port) + big(destination.port) + big(sequence) + big(acknowledgement)
+        header += [0x50, flags] + big(window) + [0, 0, 0, 0]
+        let pseudo = sourceBytes + destinationBytes + big(UInt32(header.count)) + [0, 0, 0, 6]
+        header.replaceSubrange(16..<18, with: big(Self.checksum(pseudo + header)))
+        return header
+    }
+
+    private func ipHeader(length: Int) -> [UInt8] {
+        guard isIPv4 else {
+            return [0x60, 0, 0, 0] + big(UInt16(length)) + [6, 64] + sourceBytes + destinationBytes
+        }
+        // The kernel fills in total length and checksum, raw(7).
+        return [0x45, 0] + big(UInt16(20 + length)) + [0, 0, 0x40, 0, 64, 6, 0, 0] + sourceBytes + destinationBytes
+    }
+
+    /// The Internet checksum, RFC 1071, of an even number of bytes.
+    private static func checksum(_ bytes: [UInt8]) -> UInt16 {
+        var sum: UInt32 = 0
+        for index in stride(from: 0, to: bytes.count, by: 2) {
+            sum += UInt32(bytes[index]) << 8 | UInt32(bytes[index + 1])
+        }
+        while sum >> 16 != 0 { sum = sum & 0xffff + sum >> 16 }
+        return ~UInt16(sum)
+    }
+}

@@ -1,0 +1,87 @@
+import Addressing
+import Kernel
+import Units
+
+/// The addresses of a unit that starts or stops on this host, outside any move.
+public struct AddressClaim: Sendable {
+    private let host: Host
+    private let unit: String
+
+    public init(host: Host, unit: String) {
+        self.host = host
+        self.unit = unit
+    }
+
+    /// Puts the unit's addresses on their interfaces, after asking the network whether somebody has them (RFC 5227),
+    /// announces them, and attaches the connect hook to the unit's cgroup. All or nothing.
+    public func claim(others: [(unit: String, addresses: [VirtualAddress])]) throws(MoveError) {
+        let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
+        for other in others where other.unit != unit {
+            if let shared = view.addresses.first(where: { address in other.addresses.contains { $0.bytes == address.bytes } }) {
+                throw MoveError(
+                    .addressInUse, "\(shared) is also the VirtualAddress= of \(other.unit); an address belongs to one unit")
+            }
+        }
+        var undo = UndoStack()
+        do throws(MoveError) {
+            for (address, interface) in try view.interfaces(host.addresses) {
+                try claim(address, on: interface, &undo)
+            }
+            try SourceMove.step("attaching the connect hook of \(unit)") {
+                try host.hook.attach(
+                    unit: unit, cgroupPath: try view.cgroup().path, vips: view.addresses,
+                    options: ConnectHook.Options(rewriteWildcardBinds: false))
+            }
+        } catch {
+            undo.rollBack().forEach { host.log.error("undoing the claim of \(unit): \($0)") }
+            throw error
+        }
+    }
+
+    private func claim(
+        _ address: VirtualAddress, on interface: NetworkInterface, _ undo: inout UndoStack
+    ) throws(MoveError) {
+        do throws(AddressingError) {
+            if try !host.addresses.isPresent(address, on: interface) {
+                try ConflictProbe().run(address, on: interface)
+                try host.addresses.add(address, to: interface)
+                undo.push("\(address)") { [host] in try host.addresses.remove(address, from: interface) }
+            }
+        } catch {
+            if case .conflict = error { throw MoveError(.addressInUse, "\(error)") }
+            throw MoveError(.addressUnavailable, "\(error)")
+        }
+        host.announce(address, on: interface)
+    }
+
+    /// The reverse; what is not there is no error.
+    public func release() throws(MoveError) {
+        let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
+        for (address, interface) in try view.interfaces(host.addresses) {
+            host.stopAnnouncing(address)
+            do throws(AddressingError) {
+                if try host.addresses.isPresent(address, on: interface) {
+                    try host.addresses.remove(address, from: interface)
+                }
+            } catch {
+                throw MoveError(.addressUnavailable, "\(error)")
+            }
+        }
+        try SourceMove.step("detaching the connect hook of \(unit)") { try host.hook.detach(unit: unit) }
+    }
+}
+
+extension Host {
+    /// Asks an enrolled node whether it runs the unit.
+    public func isRunning(_ unit: String, on node: String) throws(MoveError) -> Bool {
+        let conversation = try connect(to: node)
+        defer { conversation.channel.close() }
+        try conversation.send(.askRunning, RunningAnswer(unit: unit, running: false))
+        return try conversation.expect(.running, as: RunningAnswer.self, within: 10_000).running
+    }
+
+    /// The unit that had left belongs to this host again.
+    public func reclaim(_ unit: String) throws(MoveError) {
+        try SourceMove.step("recording that \(unit) is here") { try ownership.record(.here, for: unit) }
+    }
+}

@@ -1,0 +1,254 @@
+import Addressing
+import Capture
+import Clocks
+import Glibc
+import Kernel
+import Logging
+import ProcessImage
+import Resources
+import Restore
+import Units
+
+/// One service on its way into this host: first the unit and empty processes, then its state, then life.
+final class Arrival {
+    let offer: Offer
+    let view: UnitView
+    let host: Host
+    let systemd: SystemdClient
+    let log: Logger
+    private(set) var lanes: [HoldLane] = []
+    private var timeline = Timeline()
+    private var cgroup = Cgroup(path: "")
+    private var holder: Int32 = 0
+    private var tree: EmbryoTree?
+    private var restore: ServiceRestore?
+    private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
+
+    init(offer: Offer, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
+        self.offer = offer
+        self.view = view
+        self.host = host
+        self.systemd = systemd
+        self.log = log
+    }
+
+    // MARK: - Before the freeze
+
+    /// Starts the unit with `mobility-arrive` in place of its program, makes the processes, and tells systemd which
+    /// of them is the main one. Nothing of the service has run yet.
+    func prepare(_ undo: inout UndoStack) throws(MoveError) {
+        timeline.mark("prepare")
+        let dropIn = RuntimeDropIn(offer.unit, .arriving)
+        try SourceMove.step("staging the arrival of \(offer.unit)") {
+            try dropIn.write(
+                MoveDropIns.arrival(
+                    unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
+                    restrictsExecPaths: !view.status.noExecPaths.isEmpty))
+            undo.push("arrival drop-in") { [systemd] in
+                try dropIn.remove()
+                try systemd.reload()
+            }
+            try systemd.reload()
+        }
+        undo.push("arriving unit") { [self] in try stopUnit() }
+        try SourceMove.step("starting \(offer.unit)") {
+            _ = try systemd.queueStart(offer.unit)
+            holder = try awaitHolder()
+            cgroup = try Cgroup.at(systemd.unitProperties(offer.unit).controlGroup)
+        }
+        timeline.mark("unit started")
+        try openLanes(&undo)
+        try buildTree(&undo)
+        try SourceMove.step("announcing the main process of \(offer.unit)") {
+            try announceMainProcess()
+            try systemd.awaitState(offer.unit, ["active"], milliseconds: 10_000)
+        }
+        try SourceMove.step("attaching the connect hook") {
+            try host.hook.attach(
+                unit: offer.unit, cgroupPath: cgroup.path, vips: view.addresses,
+                options: ConnectHook.Options(rewriteWildcardBinds: false))
+        }
+        undo.push("connect hook") { [host, offer] in try host.hook.detach(unit: offer.unit) }
+        timeline.mark("prepared")
+        log.info("\(offer.unit) is prepared: \(timeline.report)")
+    }
+
+    /// The pid of mobility-arrive once systemd has executed it in the unit's sandbox.
+    private func awaitHolder() throws -> Int32 {
+        let deadline = Deadline.after(milliseconds: 15_000)
+        while !deadline.hasPassed {
+            let status = try systemd.unitProperties(offer.unit)
+            if status.mainPID > 0,
+                let executable = try? Files.readLink("/proc/\(status.mainPID)/exe"),
+                executable.hasSuffix("/mobility-arrive")
+            {
+                return status.mainPID
+            }
+            if status.activeState == "failed" || status.activeState == "inactive" && status.job == nil {
+                throw MoveError(.step, "unit \(offer.unit) did not start here: \(status.result)")
+            }
+            usleep(2000)
+        }
+        throw MoveError(.step, "mobility-arrive of \(offer.unit) did not come up within 15 s")
+    }
+
+    /// In the name of the holder, whom NotifyAccess=all of the drop-in lets speak.
+    private func announceMainProcess() throws {
+        guard let socket = try NotifySender.socket(ofPID: holder) else {
+            throw MoveError(.step, "the arriving unit has no NOTIFY_SOCKET")
+        }
+        var status = stat()
+        try systemCall("stat", on: "/proc/\(holder)") { stat("/proc/\(holder)", &status) }
+        try NotifySender.announce(
+            mainPID: offer.mainPID, notifySocket: socket, asPID: holder, uid: status.st_uid, gid: status.st_gid)
+    }
+
+    private func stopUnit() throws {
+        // The drop-in is still in place: no Exec line of the unit runs.
+        _ = try systemd.queueStop(offer.unit)
+        try systemd.awaitState(offer.unit, ["inactive", "failed"], milliseconds: 10_000)
+        try? systemd.resetFailed(offer.unit)
+    }
+
+    private func openLanes(_ undo: inout UndoStack) throws(MoveError) {
+        for (address, interface) in try view.interfaces(host.addresses) {
+            let lane = HoldLane(address: address, interface: interface, queue: host.hold)
+            try SourceMove.step("holding packets for \(address)") {
+                try lane.open()
+                undo.push("hold queue of \(address)") { try lane.close() }
+                try lane.set([.hold, .silent])
+            }
+            lanes.append(lane)
+        }
+    }
+
+    private func buildTree(_ undo: inout UndoStack) throws(MoveError) {
+        tree = try SourceMove.step("making the processes of \(offer.unit)") {
+            let clocks = try TimeNamespace.create(continuing: offer.sketch.clocks, elapsedRealtime: elapsed(offer.sketch.clocks))
+            return try EmbryoTree.build(sketch: offer.sketch, cgroup: cgroup, holder: holder, timeNamespace: clocks)
+        }
+        undo.push("embryos") { [self] in
+            tree?.abandon()
+            guard moving.exists else { return }
+            try moving.kill()
+            try moving.thaw()
+            try moving.awaitEmpty()
+            try moving.remove()
+        }
+        timeline.mark("processes made")
+    }
+
+    /// Nanoseconds since the clocks were read at the source, by the two hosts' time of day; never negative.
+    private func elapsed(_ clocks: ClockImage) -> Int64 { max(0, Clock.realtime - clocks.realtime) }
+
+    // MARK: - Frozen
+
+    func apply(_ message: ImageMessage) throws(MoveError) {
+        timeline.mark("image")
+        guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
+        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
+        try verifyFiles(message.image)
+        restore = try SourceMove.step("restoring \(offer.unit)") {
+            try ServiceRestore(image: message.image, tree: tree, frozenNanoseconds: elapsed(message.image.clocks))
+        }
+        try SourceMove.step("restoring the memory of \(offer.unit)") { try restore?.mapMemory() }
+        timeline.mark("mapped")
+    }
+
+    /// Files that the image names must be what they are at the source; most were compared before the freeze.
+    private func verifyFiles(_ image: ServiceImage) throws(MoveError) {
+        var identities = image.processes.flatMap { $0.vmas.compactMap(\.file) }
+        for (index, description) in image.descriptions.enumerated() {
+            if let record = FileDescriptorKind.record(of: description, index: Int32(index)), record.manner == .byPath {
+                identities.append(record.identity)
+            }
+        }
+        for identity in Set(identities) where !identity.digest.isEmpty {
+            let here = try SourceMove.step("reading \(identity.path)") { try host.digests.identity(path: identity.path, opened: holderRoot + identity.path) }
+            guard here.digest == identity.digest else {
+                throw MoveError(.step, "\(identity.path) differs from the source's")
+            }
+        }
+    }
+
+    private var holderRoot: String { "/proc/\(holder)/root" }
+
+    func write(_ payload: [UInt8]) throws(MoveError) {
+        guard let restore else { throw MoveError(.channel, "pages before an image") }
+        try PageBatch.parse(payload) { run, bytes throws(MoveError) in
+            try SourceMove.step("writing memory") { try restore.write(run, bytes) }
+        }
+    }
+
+    /// Everything but the last step: after this the service is complete, and frozen.
+    func complete() throws(MoveError) {
+        guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
+        timeline.mark("pages")
+        for lane in lanes {
+            try SourceMove.step("adding \(lane.address)") {
+                try host.addresses.add(lane.address, to: lane.interface)
+            }
+        }
+        try SourceMove.step("restoring \(offer.unit)") {
+            try restore.finish { [cgroup, moving] in
+                try cgroup.makeChild(FrozenService.childName)
+                for pid in restore.pids { try moving.take(pid: pid) }
+                try moving.freeze()
+            }
+        }
+        timeline.mark("complete")
+    }
+
+    // MARK: - Alive
+
+    /// The commit: the record of it, then life. None of this may fail the move; what can go wrong is only logged.
+    func run() {
+        timeline.mark("commit")
+        attempt("recording the commit") {
+            try host.ownership.recordCommitted(move: offer.move, unit: offer.unit)
+            try host.ownership.record(.here, for: offer.unit)
+        }
+        for lane in lanes {
+            attempt("answering for \(lane.address)") { try lane.set([.hold]) }
+            host.announce(lane.address, on: lane.interface)
+        }
+        attempt("waking the connections") { try restore?.activate() }
+        attempt("thawing \(offer.unit)") { try moving.thaw() }
+        timeline.mark("running")
+    }
+
+    func put(_ frames: FramesMessage) throws {
+        guard let lane = lanes.first(where: { $0.address.mapped == frames.address.content }) else {
+            throw MoveError(.channel, "packets for an address that is not this service's")
+        }
+        try lane.put(frames)
+    }
+
+    func releaseHold() {
+        for lane in lanes { attempt("releasing \(lane.address)") { try lane.queue.release(lane.address) } }
+        timeline.mark("released")
+    }
+
+    func closeLanes() {
+        for lane in lanes { attempt("closing the hold of \(lane.address)") { try lane.close() } }
+    }
+
+    /// Leaves the unit as if it had been started here: no child cgroup, no holder, no drop-in.
+    func settle() {
+        attempt("moving the processes into the unit") {
+            try moving.moveProcesses(to: cgroup)
+            try moving.remove()
+        }
+        attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
+        attempt("removing the arrival drop-in") {
+            try RuntimeDropIn(offer.unit, .arriving).remove()
+            try systemd.reload()
+        }
+        timeline.mark("settled")
+        log.info("\(offer.unit) runs here: \(timeline.report)")
+    }
+
+    private func attempt(_ what: String, _ body: () throws -> Void) {
+        do { try body() } catch { log.error("\(what): \(error)") }
+    }
+}

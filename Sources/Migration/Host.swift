@@ -1,0 +1,86 @@
+import Addressing
+import Capture
+import Kernel
+import KernelCapture
+import Logging
+import Peering
+import Synchronization
+import Units
+
+/// What the moves of this host share: who it is, what it has learned, and the kernel objects it keeps.
+public final class Host: Sendable {
+    public let name: String
+    public let log: Logger
+    public let ownership: OwnershipJournal
+    public let hold: HoldQueue
+    public let hook: ConnectHook
+    public let addresses = AddressManager()
+    public let capture: CaptureModule
+    public let digests = FileDigests()
+    public let moves = MoveTable()
+    private let identityBox: Mutex<Identity>
+    private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
+
+    public init(
+        identity: Identity, log: Logger, ownership: OwnershipJournal, hold: HoldQueue, hook: ConnectHook,
+        capture: CaptureModule
+    ) {
+        name = identity.name
+        self.log = log
+        self.ownership = ownership
+        self.hold = hold
+        self.hook = hook
+        self.capture = capture
+        identityBox = Mutex(identity)
+    }
+
+    public var identity: Identity {
+        get { identityBox.withLock { $0 } }
+        set { identityBox.withLock { $0 = newValue } }
+    }
+
+    /// Connects to an enrolled node.
+    func connect(to node: String, within milliseconds: Int64 = 5000) throws(MoveError) -> Conversation {
+        let identity = identity
+        guard let peer = identity.peers[node] else {
+            throw MoveError(.invalid, "node \(node) is not enrolled here; `mobilityctl node add` enrols it")
+        }
+        do throws(PeeringError) {
+            let channel = try Channel.connect(
+                to: peer, identity: identity, limits: FrameLimits(bulkTypes: MessageType.bulk),
+                deadline: .after(milliseconds: milliseconds))
+            return Conversation(channel: channel)
+        } catch {
+            throw MoveError(.channel, "node \(node) at \(peer.address) cannot be reached: \(error)")
+        }
+    }
+
+    /// Announces the address on the schedule; an earlier schedule of the same address ends.
+    func announce(_ address: VirtualAddress, on interface: NetworkInterface) {
+        let announcer: Announcer
+        do throws(AddressingError) { announcer = try Announcer(address, on: interface) } catch {
+            return log.error("announcing \(address): \(error)")
+        }
+        announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()
+    }
+
+    func stopAnnouncing(_ address: VirtualAddress) {
+        announcers.withLock { $0.removeValue(forKey: address) }?.cancel()
+    }
+}
+
+/// How each move that this host is the destination of was decided. A move is decided once: by the commit that
+/// arrives or by the question of a source that lost the wire, whichever comes first.
+public final class MoveTable: Sendable {
+    enum Decision: Sendable { case committed, abandoned }
+    private let decisions = Mutex<[String: Decision]>([:])
+
+    /// Decides for `decision` unless it was decided before; returns what holds.
+    func decide(_ move: String, _ decision: Decision) -> Decision {
+        decisions.withLock { table in
+            if let earlier = table[move] { return earlier }
+            table[move] = decision
+            return decision
+        }
+    }
+}

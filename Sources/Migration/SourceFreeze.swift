@@ -1,0 +1,158 @@
+import Addressing
+import Capture
+import Glibc
+import Kernel
+import ProcessImage
+import Resources
+import Units
+
+/// The part of the source's side that touches the service: everything here is undone unless the move commits.
+extension SourceMove {
+    func perform(_ view: UnitView, _ conversation: Conversation, systemd: SystemdClient) throws(MoveError) {
+        var undo = UndoStack()
+        do throws(MoveError) {
+            enter(.preparing)
+            try stageDeparture(systemd, &undo)
+            try conversation.send(.prepare)
+            _ = try conversation.expect(.prepared, within: 60_000)
+            try cancellation.check()
+            let lanes = try holdLanes(view, &undo)
+            let frozen = try freezeAndSend(view, lanes, conversation)
+            undo.push("thaw") { try frozen.rollBack() }
+            _ = try conversation.expect(.ready, within: 30_000)
+            timeline.mark("ready")
+            try cancellation.close()
+            try commit(frozen, lanes, conversation)
+            undo.commit()
+            finish(view, frozen, lanes, conversation, systemd)
+        } catch {
+            let problems = undo.rollBack()
+            problems.forEach { log.error("rolling back: \($0)") }
+            if error.kind != .channel { try? conversation.send(.abort, Reason(problem: error.problem)) }
+            if let since = timeline.marks.first(where: { $0.name == Phase.frozen.rawValue }) {
+                progress.frozenMicroseconds = UInt64((Clock.monotonic - since.at) / 1000)
+            }
+            throw error
+        }
+    }
+
+    /// The runtime drop-in under which the unit's end here runs none of its Exec lines and is no failure.
+    private func stageDeparture(_ systemd: SystemdClient, _ undo: inout UndoStack) throws(MoveError) {
+        let dropIn = RuntimeDropIn(unit, .departing)
+        do {
+            try dropIn.write(MoveDropIns.departure(unit: unit))
+            undo.push("departure drop-in") {
+                try dropIn.remove()
+                try systemd.reload()
+            }
+            try systemd.reload()
+        } catch {
+            throw MoveError(.step, "staging the departure of \(unit): \(error)")
+        }
+    }
+
+    /// From here on new connections wait; undone, they go to the service as if nothing had been.
+    private func holdLanes(_ view: UnitView, _ undo: inout UndoStack) throws(MoveError) -> [HoldLane] {
+        var lanes: [HoldLane] = []
+        for (address, interface) in try view.interfaces(host.addresses) {
+            let lane = HoldLane(address: address, interface: interface, queue: host.hold)
+            do throws(AddressingError) { try lane.open() } catch { throw MoveError(.step, "\(error)") }
+            undo.push("hold queue of \(address)") { try lane.release() }
+            lanes.append(lane)
+        }
+        return lanes
+    }
+
+    /// Freezes and sends, again when the service changed or connections were still waiting to be accepted.
+    private func freezeAndSend(
+        _ view: UnitView, _ lanes: [HoldLane], _ conversation: Conversation
+    ) throws(MoveError) -> FrozenService {
+        var attempt = 1
+        while true {
+            do throws(MoveError) {
+                return try freezeOnce(view, lanes, conversation)
+            } catch where error.kind == .changed && attempt < Self.attempts {
+                log.info("freezing again: \(error.problem)")
+                attempt += 1
+                try cancellation.check()
+            }
+        }
+    }
+
+    private func freezeOnce(
+        _ view: UnitView, _ lanes: [HoldLane], _ conversation: Conversation
+    ) throws(MoveError) -> FrozenService {
+        for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
+        try awaitQuietListeners(view)
+        let frozen = FrozenService(cgroup: try view.cgroup())
+        do throws(MoveError) {
+            try Self.step("moving the processes of \(unit)") { try frozen.gather() }
+            for lane in lanes { try Self.step("holding packets") { try lane.set([.hold, .silent]) } }
+            try Self.step("freezing \(unit)") { try frozen.freeze() }
+            enter(.frozen)
+            try capture(view, frozen, conversation)
+            return frozen
+        } catch {
+            for lane in lanes { try? lane.set([.holdSYN]) }
+            do { try frozen.rollBack() } catch let problem { log.error("rolling back: \(problem)") }
+            throw error
+        }
+    }
+
+    /// A listener's half-open and unaccepted connections cannot travel, so they are let through to the service
+    /// first: new ones wait in the hold queue, and these few end within a round trip.
+    private func awaitQuietListeners(_ view: UnitView) throws(MoveError) {
+        let deadline = Deadline.after(milliseconds: 300)
+        let cgroup = try view.cgroup()
+        while true {
+            let pids = try Self.step("listing processes") { try cgroup.processes() }
+            let waiting = try Self.step("reading sockets") { try host.capture.files(pids: pids) }
+                .compactMap(\.socket).reduce(0) { $0 + Int($1.acceptQueue) + Int($1.halfOpen) }
+            if waiting == 0 { return }
+            if deadline.hasPassed {
+                throw MoveError(.changed, "\(waiting) connections are still in the handshake or not accepted")
+            }
+            usleep(500)
+        }
+    }
+
+    private func capture(
+        _ view: UnitView, _ frozen: FrozenService, _ conversation: Conversation
+    ) throws(MoveError) {
+        let service = ServiceCapture(
+            unit: unit, cgroup: frozen.moving, module: host.capture, files: host.files,
+            virtualAddresses: view.addresses.map(\.mapped), carryPaths: view.annotation.carryPaths,
+            allowsLoss: options.allowsLoss)
+        frozen.capture = service
+        let image = try Self.step("capturing \(unit)") { try service.capture() }
+        timeline.mark("captured")
+        var local = LocalState()
+        for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
+        try conversation.send(.image, ImageMessage(image: image, localState: local))
+        timeline.mark("image sent")
+        let batch = PageBatch { payload throws(MoveError) in
+            try conversation.send(.pages, payload: payload)
+        }
+        do {
+            try service.pages { run, bytes in try batch.add(run, bytes) }
+            try batch.flush()
+        } catch let error as MoveError {
+            throw error
+        } catch {
+            throw MoveError(.step, "reading the memory of \(unit): \(error)")
+        }
+        progress.bytesSent = batch.bytes
+        progress.bytesTotal = batch.bytes
+        try conversation.send(.complete)
+        timeline.mark("pages sent")
+    }
+
+    /// Runs a step whose error is not yet one of a move.
+    static func step<Value>(_ what: String, _ body: () throws -> Value) throws(MoveError) -> Value {
+        do { return try body() } catch let error as MoveError { throw error } catch let error as ResourceError {
+            throw MoveError(error.isTransient ? .changed : .step, "\(what): \(error)")
+        } catch {
+            throw MoveError(.step, "\(what): \(error)")
+        }
+    }
+}

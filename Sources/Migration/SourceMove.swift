@@ -1,0 +1,134 @@
+import Addressing
+import Capture
+import Kernel
+import Logging
+import ProcessImage
+import Resources
+import Units
+
+/// The source's side of one move, from the check to the end of forwarding. Runs on a thread of its own.
+public final class SourceMove {
+    public let move: String
+    public let unit: String
+    public let destination: String
+    let host: Host
+    let options: MoveOptions
+    let cancellation: Cancellation
+    let report: @Sendable (MoveProgress) -> Void
+    var progress = MoveProgress()
+    var timeline = Timeline()
+    var log: Logger
+
+    /// How often a service that changes while it is captured is tried again.
+    static let attempts = 5
+
+    public init(
+        move: String, unit: String, destination: String, host: Host, options: MoveOptions,
+        cancellation: Cancellation, report: @escaping @Sendable (MoveProgress) -> Void
+    ) {
+        self.move = move
+        self.unit = unit
+        self.destination = destination
+        self.host = host
+        self.options = options
+        self.cancellation = cancellation
+        self.report = report
+        log = host.log
+        log[metadataKey: "unit"] = "\(unit)"
+        log[metadataKey: "move"] = "\(move)"
+    }
+
+    func enter(_ phase: Phase) {
+        progress.phase = phase
+        timeline.mark(phase.rawValue)
+        log.info("move of \(unit) to \(destination): \(phase.rawValue)")
+        report(progress)
+    }
+
+    /// Performs the move. Returns when the destination runs the service and this side has been cleared away; throws
+    /// when it was rolled back (the service runs here as before) or refused.
+    public func run() throws(MoveError) {
+        enter(.checking)
+        let systemd = try Self.systemd()
+        let view = try UnitView.load(unit, systemd: systemd)
+        guard host.ownership.state(of: unit) == .here, view.status.activeState == "active" else {
+            throw MoveError(.invalid, "\(unit) is \(view.status.activeState) here; only a running service can move")
+        }
+        let inspector = try inspector(view)
+        let refused = try localCheck(inspector).filter { !$0.passed }
+        guard refused.isEmpty else { throw Self.refusal(refused) }
+
+        let conversation = try host.connect(to: destination)
+        defer { conversation.channel.close() }
+        let offer = try makeOffer(view, inspector, checkOnly: false)
+        try conversation.send(.offer, offer)
+        let verdict = try conversation.expect(.verdict, as: Verdict.self, within: 30_000)
+        let failures = verdict.lines.filter { !$0.passed }
+        guard failures.isEmpty else { throw Self.refusal(failures) }
+        try cancellation.check()
+        try perform(view, conversation, systemd: systemd)
+    }
+
+    /// Every check of a move to `destination`, this host's and the other's; nothing is disturbed.
+    public func check() throws(MoveError) -> [CheckLine] {
+        let view = try UnitView.load(unit, systemd: try Self.systemd())
+        let inspector = try inspector(view)
+        var lines = try localCheck(inspector)
+        do throws(MoveError) {
+            let conversation = try host.connect(to: destination)
+            defer { conversation.channel.close() }
+            lines.append(CheckLine("node", destination, passed: true, why: "reached and authenticated"))
+            try conversation.send(.offer, try makeOffer(view, inspector, checkOnly: true))
+            lines += try conversation.expect(.verdict, as: Verdict.self, within: 30_000).lines
+        } catch {
+            lines.append(CheckLine("node", destination, passed: false, why: "\(error)"))
+        }
+        return lines
+    }
+
+    static func refusal(_ lines: [CheckLine]) -> MoveError {
+        let texts = lines.map { "\($0.check): \($0.subject): \($0.why)" }
+        return MoveError(.refused, "the check failed: " + texts.joined(separator: " | "))
+    }
+
+    static func systemd() throws(MoveError) -> SystemdClient {
+        do { return try SystemdClient() } catch { throw MoveError(.step, "\(error)") }
+    }
+
+    private func inspector(_ view: UnitView) throws(MoveError) -> ServiceInspector {
+        let addresses = view.addresses.map(\.mapped)
+        do {
+            return try ServiceInspector(
+                unit: unit, cgroup: try view.cgroup(), virtualAddresses: addresses, carryPaths: view.annotation.carryPaths,
+                allowsLoss: options.allowsLoss, module: host.capture, digests: host.digests)
+        } catch let error as MoveError {
+            throw error
+        } catch {
+            throw MoveError(.step, "inspecting \(unit): \(error)")
+        }
+    }
+
+    private func localCheck(_ inspector: ServiceInspector) throws(MoveError) -> [CheckLine] {
+        do {
+            let refusals = try inspector.check()
+            let summary = "\(inspector.processCount) processes can be carried"
+            return refusals.isEmpty
+                ? [CheckLine("resources", unit, passed: true, why: summary)] : refusals.map { CheckLine($0) }
+        } catch {
+            throw MoveError(.step, "checking \(unit): \(error)")
+        }
+    }
+
+    private func makeOffer(
+        _ view: UnitView, _ inspector: ServiceInspector, checkOnly: Bool
+    ) throws(MoveError) -> Offer {
+        do {
+            return Offer(
+                move: move, unit: unit, virtualAddresses: view.addresses.map(\.description),
+                interface: view.annotation.interface, type: view.status.type, pidFile: view.status.pidFile,
+                mainPID: view.status.mainPID, sketch: try inspector.sketch(), checkOnly: checkOnly)
+        } catch {
+            throw MoveError(.step, "describing \(unit): \(error)")
+        }
+    }
+}

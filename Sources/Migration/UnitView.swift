@@ -1,0 +1,61 @@
+import Addressing
+import Kernel
+import Units
+
+/// An annotated unit as systemd and its annotation describe it at one moment.
+public struct UnitView: Sendable {
+    public var name: String
+    public var status: UnitStatus
+    public var annotation: Annotation
+    public var addresses: [VirtualAddress]
+
+    /// Reads the unit from systemd and its annotation from its files.
+    public static func load(_ unit: String, systemd: SystemdClient) throws(MoveError) -> UnitView {
+        let status: UnitStatus
+        do { status = try systemd.unitProperties(unit) } catch {
+            throw MoveError(.invalid, "systemd does not tell about \(unit): \(error)")
+        }
+        guard status.loadState == "loaded" else {
+            throw MoveError(.invalid, "unit \(unit) is \(status.loadState), not loaded")
+        }
+        let annotation: Annotation?
+        do throws(AnnotationErrors) {
+            annotation = try Annotation.load(
+                fragment: status.fragmentPath, dropIns: status.dropInPaths, unit: unit)
+        } catch {
+            throw MoveError(.badAnnotation, "\(error)")
+        }
+        guard let annotation else { throw MoveError(.invalid, "unit \(unit) has no [X-Mobility] section") }
+        return UnitView(
+            name: unit, status: status, annotation: annotation,
+            addresses: annotation.virtualAddresses.compactMap { VirtualAddress(text: $0.description) })
+    }
+
+    /// The unit's cgroup.
+    public func cgroup() throws(MoveError) -> Cgroup {
+        guard !status.controlGroup.isEmpty else { throw MoveError(.invalid, "unit \(name) has no cgroup: it is not running") }
+        do throws(KernelError) { return try Cgroup.at(status.controlGroup) } catch {
+            throw MoveError(.step, "\(error)")
+        }
+    }
+
+    /// The interface of each address.
+    public func interfaces(_ manager: AddressManager) throws(MoveError) -> [(VirtualAddress, NetworkInterface)] {
+        var found: [(VirtualAddress, NetworkInterface)] = []
+        for address in addresses {
+            do throws(AddressingError) {
+                found.append((address, try manager.interface(for: address, named: annotation.interface)))
+            } catch {
+                throw MoveError(.addressUnavailable, "\(error)")
+            }
+        }
+        return found
+    }
+
+    /// What the unit owns on this host besides descriptors: PIDFile, runtime directories.
+    public var ownPaths: [String] {
+        var paths = status.runtimeDirectories.map { "/run/" + $0 }
+        if !status.pidFile.isEmpty { paths.append(status.pidFile) }
+        return paths + annotation.carryPaths
+    }
+}

@@ -1,0 +1,158 @@
+import Addressing
+import BusContract
+import BusService
+import Kernel
+import Migration
+import Units
+
+/// The annotated units of this host.
+extension NodeManager {
+    /// Reads every annotated unit again and tells what changed.
+    func refreshServices() {
+        var fresh: [String: ServiceInfo] = [:]
+        do {
+            let systemd = try SystemdClient()
+            for found in UnitSearch().annotatedUnits() {
+                for unit in try systemd.instances(of: found.unit) { fresh[unit] = describe(unit, systemd: systemd) }
+            }
+        } catch {
+            log.error("reading the annotated units: \(error)")
+            return
+        }
+        let old = state.withLock { state in
+            defer { state.services = fresh }
+            return state.services
+        }
+        for (unit, info) in fresh.sorted(by: { $0.key < $1.key }) {
+            guard let known = old[unit] else {
+                post(.serviceAdded(info))
+                continue
+            }
+            if known != info { post(.serviceChanged(info)) }
+        }
+        for unit in old.keys.sorted() where fresh[unit] == nil { post(.serviceRemoved(unit: unit)) }
+    }
+
+    /// Reads one unit again; adds it when it is new.
+    func refresh(_ unit: String) {
+        guard let systemd = try? SystemdClient() else { return }
+        let info = describe(unit, systemd: systemd)
+        let isNew = state.withLock { state in
+            defer { state.services[unit] = info }
+            return state.services[unit] == nil
+        }
+        post(isNew ? .serviceAdded(info) : .serviceChanged(info))
+    }
+
+    private func describe(_ unit: String, systemd: SystemdClient) -> ServiceInfo {
+        var info = ServiceInfo(unit: unit, state: .local, node: nodeName)
+        do throws(MoveError) {
+            let view = try UnitView.load(unit, systemd: systemd)
+            info.virtualAddresses = view.addresses.map(\.description)
+            info.dnsName = view.annotation.dnsName ?? ""
+            if let (_, interface) = try? view.interfaces(host.addresses).first { info.interface = interface.name }
+            if let cgroup = try? view.cgroup() {
+                info.connectHookAttached = (try? host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)) ?? false
+            }
+        } catch {
+            info.state = .failed
+            info.error = error.problem
+            log.error("\(error.problem)", metadata: ["unit": "\(unit)"])
+            return info
+        }
+        let (departing, arriving) = state.withLock { ($0.departing.contains(unit), $0.arriving.contains(unit)) }
+        if departing {
+            info.state = .departing
+        } else if arriving {
+            info.state = .arriving
+        } else if case .departed(let node) = host.ownership.state(of: unit) {
+            info.state = .remote
+            info.node = node
+        } else if case .inDoubt(_, let node) = host.ownership.state(of: unit) {
+            info.state = .failed
+            info.error = "in doubt: node \(node) has not said whether it runs the service"
+        }
+        return info
+    }
+
+    func arrivalEntered(_ unit: String, _ phase: Phase) {
+        state.withLock { state in
+            if phase.isFinal { state.arriving.remove(unit) } else { state.arriving.insert(unit) }
+        }
+        refresh(unit)
+    }
+
+    // MARK: - Starting and stopping
+
+    public func mayStart(unit: String, completion: @escaping Completion<StartPermission>) {
+        answer("may-start", completion) { [self] () throws(BusFault) in
+            switch host.ownership.state(of: unit) {
+            case .here: return StartPermission(allowed: true)
+            case .inDoubt(_, let node):
+                return StartPermission(
+                    allowed: false,
+                    why: "a move to node \(node) is in doubt; mobilityd goes on asking it which of the two runs \(unit)")
+            case .departed(let node): return askElsewhere(unit, node)
+            }
+        }
+    }
+
+    /// A unit that left may start here again when the node it went to says that it does not run it.
+    private func askElsewhere(_ unit: String, _ node: String) -> StartPermission {
+        do throws(MoveError) {
+            if try host.isRunning(unit, on: node) {
+                return StartPermission(
+                    allowed: false,
+                    why: "\(unit) runs on node \(node); bring it back there with `mobilityctl migrate \(unit) \(nodeName)`")
+            }
+            try host.reclaim(unit)
+            refresh(unit)
+            return StartPermission(allowed: true)
+        } catch {
+            return StartPermission(
+                allowed: false, why: "\(unit) moved to node \(node), which cannot be asked whether it runs there: \(error)")
+        }
+    }
+
+    public func claimAddress(unit: String, completion: @escaping Completion<Void>) {
+        answer("claim", completion) { [self] () throws(BusFault) in
+            if state.withLock({ $0.arriving.contains(unit) }) { return }
+            do throws(MoveError) {
+                try AddressClaim(host: host, unit: unit).claim(others: services())
+            } catch {
+                throw BusFault(error)
+            }
+            log.notice("claimed the addresses of \(unit)", metadata: ["unit": "\(unit)"])
+            refresh(unit)
+        }
+    }
+
+    public func releaseAddress(unit: String, completion: @escaping Completion<Void>) {
+        answer("release", completion) { [self] () throws(BusFault) in
+            // In a move the addresses are the move's own business.
+            if state.withLock({ $0.arriving.contains(unit) || $0.departing.contains(unit) }) { return }
+            do throws(MoveError) { try AddressClaim(host: host, unit: unit).release() } catch {
+                throw BusFault(error)
+            }
+            refresh(unit)
+        }
+    }
+}
+
+extension BusFault {
+    /// The bus's code for why a move did not take place.
+    init(_ error: MoveError) {
+        let code: FaultCode =
+            switch error.kind {
+            case .refused: .checkFailed
+            case .invalid: .invalidArgument
+            case .badAnnotation: .badAnnotation
+            case .addressInUse: .addressInUse
+            case .addressUnavailable: .addressUnavailable
+            case .channel: .nodeUnreachable
+            case .step, .changed: .rolledBack
+            case .cancelled: .cancelled
+            }
+        self.init(code, error.problem)
+    }
+}

@@ -1,0 +1,6 @@
+extension DescriptorKinds {
+    /// Sockets.
+    static let socketKinds: [any DescriptorKind.Type] = [
+        TCPListener.self, TCPConnection.self,
+    ]
+}

@@ -1,0 +1,181 @@
+import Glibc
+import Kernel
+import ProcessImage
+
+/// The connection is made in repair mode, in which bind(2), connect(2) and send(2) only set state; it stays in that mode
+/// until the move is committed.
+extension TCPConnection {
+    static func restore(
+        _ description: DescriptionImage, index: Int32, in embryo: any EmbryoPort, context: any RestoreContext
+    ) throws(ResourceError) -> Int32 {
+        let record = try Payload.decode(Record.self, from: description, index: index)
+        return try step("pid \(embryo.pid) \(record.subject)", "cannot be made") { () throws(KernelError) in
+            let number = try SocketMaker.make(record.family, 1, 6, in: embryo, context: context)
+            let socket = try embryo.take(number)
+            try TCP.set(socket, TCP.repair, TCP.on)
+            try establish(record, on: socket)
+            if record.isLost {
+                // Dissolving an association in repair mode leaves ECONNABORTED as the socket's error.
+                try Socket.connect(socket, .unspecified)
+                try TCP.set(socket, TCP.repair, TCP.offSilently)
+                try record.settings.applyReuse(to: socket)
+            } else {
+                try negotiate(record, elapsed: context.frozenNanoseconds, on: socket)
+                try fillQueues(record, of: socket)
+                try finish(record, on: socket)
+            }
+            try Socket.setStatusFlags(socket, description.statusFlags)
+            return number
+        }
+    }
+
+    /// Sequence numbers, addresses and the service's options: an ESTABLISHED socket with empty queues.
+    private static func establish(
+        _ record: Record, on socket: borrowing FileDescriptor
+    ) throws(KernelError) {
+        try TCP.set(socket, TCP.repairQueue, TCP.sendQueue)
+        try TCP.set(socket, TCP.queueSequence, record.sendSequence)
+        try TCP.set(socket, TCP.repairQueue, TCP.receiveQueue)
+        try TCP.set(socket, TCP.queueSequence, record.receiveSequence)
+        try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
+        let (level, name) = SocketMaker.transparency(record.family)
+        let old = record.settings.early.first { $0.level == level && $0.name == name }?.value.content
+        let early = record.settings.early.filter { $0.level != level || $0.name != name }
+        try SocketSettings.apply(early, to: socket)
+        try record.settings.widen(
+            socket, sending: record.sent.count + record.unsent.count, receiving: record.received.count)
+        try Socket.setInteger(socket, level, name, 1)
+        try Socket.bind(socket, record.local)
+        try Socket.connect(socket, record.remote)
+        try Socket.setOption(socket, level, name, old ?? [0, 0, 0, 0])
+    }
+
+    /// What both ends agreed on in the handshake, the timestamp clock, and the service's own options.
+    private static func negotiate(
+        _ record: Record, elapsed: Int64, on socket: borrowing FileDescriptor
+    ) throws(KernelError) {
+        // struct tcp_repair_opt: kind (TCPOPT_MSS 2, WINDOW 3, SACK_PERM 4, TIMESTAMP 8) and value.
+        var options: [(UInt32, UInt32)] = [(2, record.maximumSegment)]
+        if record.options & 4 != 0 {
+            options.append((3, UInt32(record.sendScale) | UInt32(record.receiveScale) << 16))
+        }
+        if record.options & 2 != 0 { options.append((4, 0)) }
+        if record.options & 1 != 0 { options.append((8, 0)) }
+        let bytes = options.flatMap { option in
+            [option.0, option.1].flatMap { word in withUnsafeBytes(of: word) { Array($0) } }
+        }
+        try Socket.setOption(socket, SocketOption.tcp, TCP.repairOptions, bytes)
+        if record.options & 1 != 0 {
+            let value = advanced(record.timestamp, nanoseconds: elapsed)
+            try TCP.set(socket, TCP.timestamp, value)
+        }
+        try SocketSettings.apply(record.settings.late, to: socket)
+    }
+
+    /// The timestamp clock after `nanoseconds`. The getter hides bit 0 of a millisecond clock, so a clock set to what it
+    /// said may stand one tick before what the peer has seen, and the peer would drop the segment (RFC 7323, 5.3): at least
+    /// two ticks are added.
+    static func advanced(_ timestamp: UInt32, nanoseconds: Int64) -> UInt32 {
+        if timestamp & 1 == 1 {
+            let microseconds = UInt32(truncatingIfNeeded: max(2, nanoseconds / 1000))
+            return (timestamp &+ microseconds) | 1
+        }
+        let milliseconds = UInt32(truncatingIfNeeded: max(2, nanoseconds / 1_000_000))
+        return (timestamp &+ milliseconds &+ 1) & ~1
+    }
+
+    private static func fillQueues(
+        _ record: Record, of socket: borrowing FileDescriptor
+    ) throws(KernelError) {
+        if !record.received.isEmpty {
+            try TCP.set(socket, TCP.repairQueue, TCP.receiveQueue)
+            try Socket.sendAll(socket, record.received.content)
+        }
+        if !record.sent.isEmpty {
+            try TCP.set(socket, TCP.repairQueue, TCP.sendQueue)
+            try Socket.sendAll(socket, record.sent.content)
+        }
+        try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
+    }
+
+    /// The window, and the FINs of a connection that is half closed or closing. The peer's FIN, and its acknowledgement
+    /// of ours, come as segments over the loopback interface: nothing else moves the state machine.
+    private static func finish(_ record: Record, on socket: borrowing FileDescriptor) throws(KernelError) {
+        guard var window = TCPRepairWindow(record.window.content) else {
+            throw KernelError(call: "setsockopt", object: "TCP_REPAIR_WINDOW", code: .invalidArgument)
+        }
+        let received = record.receiveSequence &+ UInt32(record.received.count)
+        let announced = window.receiveAnnounced
+        if Int32(bitPattern: announced &- received) > 0 { window.receiveAnnounced = received }
+        if Int32(bitPattern: window.sendUpdateSequence &- received &- window.receiveWindow) > 0 {
+            window.sendUpdateSequence = received
+        }
+        try Socket.setOption(socket, SocketOption.tcp, TCP.repairWindow, window.bytes)
+        guard record.state != TCP.established else { return try stopReading(record, socket) }
+        let segment = TCPSegment(
+            source: record.remote, destination: record.local, sequence: received,
+            window: UInt16(clamping: window.sendWindow >> UInt32(record.sendScale)))
+        let end = record.sendSequence &+ UInt32(record.sent.count)
+        switch record.state {
+        case TCP.closeWait, TCP.lastAck:
+            try segment.send(acknowledging: record.sendSequence, finish: true)
+            if record.state == TCP.lastAck && !record.finUnsent { try shutDown(socket) }
+        case TCP.closing:
+            if !record.finUnsent { try shutDown(socket) }
+            try segment.send(acknowledging: record.sendSequence, finish: true)
+        case TCP.finWait2:
+            try shutDown(socket)
+            try segment.send(acknowledging: end &+ 1, finish: false)
+            try stopReading(record, socket)
+        default:
+            if !record.finUnsent { try shutDown(socket) }
+            try stopReading(record, socket)
+        }
+        try Socket.setOption(socket, SocketOption.tcp, TCP.repairWindow, record.window.content)
+        try verify(record, socket)
+    }
+
+    /// The service itself has shut down reading.
+    private static func stopReading(_ record: Record, _ socket: borrowing FileDescriptor) throws(KernelError) {
+        if record.shutdown & 1 != 0 && !TCP.peerFinished.contains(record.state) { try Socket.shutdown(socket, 0) }
+    }
+
+    /// Our FIN as one already sent: on the send queue of a socket in repair mode nothing goes out.
+    private static func shutDown(_ socket: borrowing FileDescriptor) throws(KernelError) {
+        try TCP.set(socket, TCP.repairQueue, TCP.sendQueue)
+        try Socket.shutdown(socket, 1)
+        try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
+    }
+
+    /// Segments over loopback are handled before sendto(2) returns, or right after; a state that was not reached means that
+    /// the virtual address is not on this host.
+    private static func verify(_ record: Record, _ socket: borrowing FileDescriptor) throws(KernelError) {
+        var expected = record.state
+        if record.finUnsent {
+            expected = TCP.peerFinished.contains(record.state) ? TCP.closeWait : TCP.established
+        }
+        let deadline = Clock.monotonic + 50_000_000
+        while try TCP.Information(of: socket).state != expected {
+            guard Clock.monotonic < deadline else {
+                throw KernelError(call: "sendto", object: "\(record.local) over loopback", code: .timedOut)
+            }
+            sched_yield()
+        }
+    }
+
+    static func activate(
+        _ description: DescriptionImage, index: Int32, context: any RestoreContext
+    ) throws(ResourceError) {
+        let record = try Payload.decode(Record.self, from: description, index: index)
+        guard !record.isLost else { return }
+        try step(record.subject, "cannot leave repair mode") { () throws(KernelError) in
+            let socket = try context.take(description: index)
+            // With a window probe: the peer answers at once what it has received meanwhile.
+            try TCP.set(socket, TCP.repair, TCP.off)
+            try record.settings.applyReuse(to: socket)
+            try Socket.sendAll(socket, record.unsent.content)
+            if record.finUnsent { try Socket.shutdown(socket, 1) }
+            try record.settings.applyBuffers(to: socket)
+        }
+    }
+}
