@@ -85,7 +85,10 @@ let package = Package(
         tests("PeeringTests", uses: ["Peering"]),
         tests(
             "BusServiceTests",
-            uses: ["BusService", "BusContract", "CSystemd", "Journal", "MobilityClient", "mobilityctl", "mobilityd"],
+            uses: [
+                "BusService", "BusContract", "CSystemd", "Journal", "Kernel", "MobilityClient", "mobilityctl",
+                "mobilityd",
+            ],
             products: [logging]),
         tests("MobilityClientTests", uses: ["MobilityClient", "BusContract", "CDBus"]),
         tests("NameCheckTests", uses: ["NameCheck"]),

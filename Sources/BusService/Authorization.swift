@@ -20,7 +20,8 @@ extension BusService {
         let action: PolkitAction
         let body: () throws -> Answer
 
-        init(_ service: BusService, _ message: Incoming, _ action: PolkitAction, _ body: @escaping () throws -> Answer) {
+        init(_ service: BusService, _ message: Incoming, _ action: PolkitAction, _ body: @escaping () throws -> Answer)
+        {
             self.service = service
             self.message = message
             self.action = action
@@ -100,8 +101,8 @@ extension BusService {
         answer(query.message) {
             if let error = sd_bus_message_get_error(reply.raw) {
                 let name = error.pointee.name.map { String(cString: $0) } ?? "?"
-                throw BusFault(
-                    .notAuthorized, "\(query.action.rawValue) is for root only, because polkit cannot be asked (\(name))")
+                let why = "is for root only, because polkit cannot be asked (\(name))"
+                throw BusFault(.notAuthorized, "\(query.action.rawValue) \(why)")
             }
             try reply.enter("r", "bba{ss}")
             guard try reply.boolean() else {

@@ -61,9 +61,11 @@ public final class BusService {
         let own = Unmanaged.passUnretained(self).toOpaque()
         try ObjectTree.register(on: bus, find: busFind, userdata: own)
         try ObjectTree.registerEnumerators(on: bus, userdata: own)
-        try busCall("sd_bus_match_signal", on: "Disconnected", sd_bus_match_signal(
-            bus, nil, nil, "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local", "Disconnected",
-            busDisconnected, own))
+        try busCall(
+            "sd_bus_match_signal", on: "Disconnected",
+            sd_bus_match_signal(
+                bus, nil, nil, "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local", "Disconnected",
+                busDisconnected, own))
         try loop.onMail(mailbox) { [weak self] mail in self?.deliver(mail) }
         try busCall("sd_bus_attach_event", sd_bus_attach_event(bus, loop.raw, 0))
         let mailbox = mailbox

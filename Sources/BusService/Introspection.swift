@@ -14,8 +14,11 @@ public enum Introspection {
             case BusName.serviceInterface: BusName.services + "/any"
             case BusName.migrationInterface: BusName.migrations + "/1"
             case BusName.nodeInterface: BusName.nodes + "/any"
-            default: throw BusFault(.invalidArgument, "no interface is called \(interface); there are "
-                + BusName.interfaces.joined(separator: ", "))
+            default:
+                throw BusFault(
+                    .invalidArgument,
+                    "no interface is called \(interface); there are "
+                        + BusName.interfaces.joined(separator: ", "))
             }
         let document = try introspect(path)
         var lines: [Substring] = []
@@ -91,7 +94,8 @@ public enum Introspection {
         try busCall("sd_bus_call_async", on: "Introspect", result)
         while reply.xml == nil && reply.failure == nil {
             // Both ends are in this thread and never block; when neither has work, something is lost.
-            let moved = try busCall("sd_bus_process", sd_bus_process(client, nil))
+            let moved =
+                try busCall("sd_bus_process", sd_bus_process(client, nil))
                 + busCall("sd_bus_process", sd_bus_process(server, nil))
             if moved == 0 { throw BusFault(.internalError, "introspection of \(path) got no answer") }
         }

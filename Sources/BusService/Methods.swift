@@ -118,12 +118,14 @@ extension BusService {
         let node = try message.string()
         let options = try MigrationOptions.read(message, keys: MigrationOptions.drainKeys)
         return try authorized(.manageNodes, message, details: ["verb": "drain", "node": node]) { [self] in
-            backend.drain(node: node, options: options, completion: completion { [weak self] result in
-                self?.answer(message) {
-                    let ids = try result.get()
-                    return try self?.afterDrain(message, ids, wait: options.wait) ?? .empty
-                }
-            })
+            backend.drain(
+                node: node, options: options,
+                completion: completion { [weak self] result in
+                    self?.answer(message) {
+                        let ids = try result.get()
+                        return try self?.afterDrain(message, ids, wait: options.wait) ?? .empty
+                    }
+                })
             return .later
         }
     }

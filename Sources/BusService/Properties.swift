@@ -41,7 +41,8 @@ extension BusService {
         switch name {
         case "Version": try out.string(version)
         case "NodeName": try out.string(backend.nodeName)
-        case "Features": try out.array(of: "s", backend.features) { (text) throws(BusCallError) in try out.string(text) }
+        case "Features":
+            try out.array(of: "s", backend.features) { (text) throws(BusCallError) in try out.string(text) }
         default: throw Self.noSuchProperty(name)
         }
     }

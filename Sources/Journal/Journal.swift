@@ -5,8 +5,8 @@ import Logging
 /// A log handler that gives each event to the systemd journal as structured fields, sd_journal_sendv(3).
 ///
 /// `MESSAGE`, `PRIORITY`, `CODE_FILE`, `CODE_LINE`, `CODE_FUNC` and `LOGGER` are set; each metadata key becomes a
-/// field `MOBILITY_KEY` in upper case, so that `journalctl MOBILITY_UNIT=web.service` finds a unit's events. Where there
-/// is no journal, lines go to standard error with the `<N>` prefix of sd-daemon(3); on a terminal without it.
+/// field `MOBILITY_KEY` in upper case, so that `journalctl MOBILITY_UNIT=web.service` finds a unit's events. Where
+/// there is no journal, lines go to standard error with the `<N>` prefix of sd-daemon(3); on a terminal without it.
 public struct JournalLogHandler: LogHandler {
     public var metadata: Logger.Metadata = [:]
     public var metadataProvider: Logger.MetadataProvider?

@@ -141,7 +141,7 @@ public final class MobilityManager {
     public func migration(_ path: String) throws(MobilityError) -> MigrationStatus {
         do {
             return MigrationStatus(try properties(path, BusName.migrationInterface))
-        } catch where error.name == "org.freedesktop.DBus.Error.UnknownObject" {
+        } catch  where error.name == "org.freedesktop.DBus.Error.UnknownObject" {
             throw noSuchMigration(path)
         }
     }
@@ -155,7 +155,7 @@ public final class MobilityManager {
     private func migrationCall(_ path: String, _ member: String, _ timeout: Connection.Timeout) throws(MobilityError) {
         do {
             _ = try connection.call(path, BusName.migrationInterface, member, timeout: timeout)
-        } catch where Self.unknownObject.contains(error.name) {
+        } catch  where Self.unknownObject.contains(error.name) {
             throw noSuchMigration(path)
         }
     }

@@ -16,7 +16,7 @@ struct MoveOptions: ParsableArguments {
         var options = MigrateOptions()
         options.allowLoss = allowLoss
         options.dryRun = dryRun
-        options.downtimeTargetMicroseconds = downtimeTarget.map { $0.multipliedReportingOverflow(by: 1000).partialValue }
+        options.downtimeTargetMicroseconds = downtimeTarget.map { min($0, UInt64.max / 1000) * 1000 }
         return options
     }
 }
@@ -89,8 +89,8 @@ struct Follower {
         var isOver = false
         while !isOver {
             if isLive { Terminal.replaceLine(MigrateCommand.progress(status)) }
-            // Counters are not announced, so they are read now and then; phases and the end are. Once it has ended, only
-            // what is still on its way is waited for.
+            // Counters are not announced, so they are read now and then; phases and the end are. Once it has ended,
+            // only what is still on its way is waited for.
             let signals = try manager.waitForSignals(milliseconds: isLive || status.isFinished ? 100 : 1000)
             for signal in signals where show(signal, path) { isOver = true }
             if status.isFinished && signals.isEmpty { isOver = true }

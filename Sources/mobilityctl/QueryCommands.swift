@@ -74,8 +74,8 @@ struct StatusCommand: ParsableCommand {
         if !failed.isEmpty {
             Self.field("Failed", Terminal.paint(failed.map(\.unit).joined(separator: " "), .red))
         }
-        for migration in running {
-            Self.field("Migration", "\(migration.id): \(migration.unit) → \(migration.destination), \(migration.phase)")
+        for one in running {
+            Self.field("Migration", "\(one.id): \(one.unit) → \(one.destination), \(one.phase)")
         }
     }
 

@@ -37,7 +37,11 @@ struct Mobilityd: ParsableCommand {
 
     private static func introspect(_ interface: String) throws {
         if interface == "list" { return print(BusName.interfaces.joined(separator: "\n")) }
-        print(try Introspection.xml(of: interface), terminator: "")
+        do {
+            print(try Introspection.xml(of: interface), terminator: "")
+        } catch let fault as BusFault {
+            throw ValidationError(fault.message)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 import BusContract
 import Glibc
+import Kernel
 import Logging
 import MobilityClient
 import Testing
@@ -65,6 +66,13 @@ extension BusTests {
         let service = try fixture.busctl("introspect org.mobilityd1 /org/mobilityd1/service/web_2eservice").output
         #expect(service.contains("emits-change"))
         #expect(service.contains("10.10.10.11/24"))
+    }
+
+    @Test func introspectionLeavesNothingOpen() throws {
+        _ = try Introspection.xml(of: BusName.nodeInterface)
+        let before = try Files.list("/proc/self/fd").count
+        for interface in BusName.interfaces { _ = try Introspection.xml(of: interface) }
+        #expect(try Files.list("/proc/self/fd").count == before)
     }
 
     @Test func installedXMLEqualsTheDaemonsOwn() throws {
@@ -175,6 +183,21 @@ extension BusTests {
         #expect(throws: MobilityError.self) { try manager.wait(path) }
     }
 
+    @Test func busctlMonitorSeesTheSignals() throws {
+        let fixture = try Fixture()
+        let monitor = try Child(["busctl", "--system", "monitor", "org.mobilityd1"], outputs: [1, 2])
+        while let line = monitor.readLine(), !line.contains("Monitoring bus message stream") {}
+        _ = try MobilityManager().migrate(unit: "web.service", to: "node-b")
+        fixture.backend.finish(MigrationID(rawValue: 1))
+        var members: [String] = []
+        while members.last != "MigrationRemoved", let line = monitor.readLine() {
+            if let name = line.firstRange(of: "Member=") { members.append(String(line[name.upperBound...])) }
+        }
+        #expect(members.contains("InterfacesAdded"))
+        #expect(members.contains("MigrationNew"))
+        #expect(members.filter { $0 == "PropertiesChanged" }.count == 4)
+    }
+
     @Test func waitAnswersAtTheEnd() throws {
         let fixture = try Fixture()
         let path = try MobilityManager().migrate(unit: "web.service", to: "node-b")
@@ -182,7 +205,8 @@ extension BusTests {
         // busctl waits while another client cancels; its own error is the outcome.
         let both = try shell(
             "busctl --system call --timeout=20 org.mobilityd1 \(path) org.mobilityd1.Migration Wait & "
-                + "until busctl --system call org.mobilityd1 \(path) org.mobilityd1.Migration Cancel; do :; done; wait $!")
+                + "busctl --system call org.mobilityd1 \(path) org.mobilityd1.Migration Cancel; wait $!"
+        )
         #expect(both.status == 1)
         #expect(both.output.contains("cancelled by request"))
         #expect(backend.migration(MigrationID(rawValue: 1))?.result == "cancelled")
@@ -201,22 +225,22 @@ extension BusTests {
     @Test func slowAnswersDoNotBlockTheOthers() throws {
         let fixture = try Fixture()
         fixture.backend.state.withLock { $0.holdsCompletions = true }
-        let check = try #require(
-            popen("busctl --system call org.mobilityd1 /org/mobilityd1 org.mobilityd1.Manager CheckUnit ss web.service node-b", "re"))
+        let check = try Child(
+            ["busctl", "--system", "call", "org.mobilityd1", "/org/mobilityd1", "org.mobilityd1.Manager"]
+                + ["CheckUnit", "ss", "web.service", "node-b"], outputs: [1])
         while fixture.backend.state.withLock({ $0.held.isEmpty }) { try _ = MobilityManager().nodes() }
         #expect(try MobilityManager().services().count == 2)
         fixture.backend.releaseCompletions()
-        var buffer = [CChar](repeating: 0, count: 1000)
-        fgets(&buffer, 1000, check)
-        #expect(pclose(check) == 0)
-        let text = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        #expect(text == "a(ssbs) 2 \"pids\" \"4711\" true \"\" \"files\" \"/srv/data\" false \"differs on node-b\"\n")
+        let text = check.readLine()
+        #expect(check.wait() == 0)
+        #expect(text == "a(ssbs) 2 \"pids\" \"4711\" true \"\" \"files\" \"/srv/data\" false \"differs on node-b\"")
     }
 
     @Test func theClientReadsEverything() throws {
         let fixture = try Fixture()
         let manager = try MobilityManager()
-        #expect(try manager.status() == ManagerStatus(version: "9.9", nodeName: "a", features: ["ipv6", "connect-hook"]))
+        #expect(
+            try manager.status() == ManagerStatus(version: "9.9", nodeName: "a", features: ["ipv6", "connect-hook"]))
         #expect(try manager.services().map(\.unit) == ["bad@1.service", "web.service"])
         let web = try manager.service(unit: "web.service")
         #expect(web.virtualAddresses == ["10.10.10.11/24", "fd00::11/64"])

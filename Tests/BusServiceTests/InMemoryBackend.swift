@@ -78,7 +78,9 @@ final class InMemoryBackend: ManagerBackend {
     }
 
     func finish(_ id: MigrationID) {
-        advance(id) { $0.phase = .precopy; $0.round = 2; $0.bytesTotal = 4096; $0.bytesSent = 4096 }
+        advance(id) {
+            $0.phase = .precopy; $0.round = 2; $0.bytesTotal = 4096; $0.bytesSent = 4096
+        }
         advance(id) { $0.phase = .frozen }
         advance(id) { $0.phase = .committing }
         advance(id) { info in
@@ -125,15 +127,18 @@ final class InMemoryBackend: ManagerBackend {
         guard let info = migration(id), !info.phase.isFinal, info.phase != .committing else {
             throw BusFault(.tooLate, "migration \(id) cannot be rolled back any more")
         }
-        advance(id) { $0.phase = .rolledBack; $0.fault = BusFault(.cancelled, "cancelled by request") }
+        advance(id) {
+            $0.phase = .rolledBack; $0.fault = BusFault(.cancelled, "cancelled by request")
+        }
     }
 
     func check(unit: String, node: String, completion: @escaping Completion<[CheckResult]>) {
         later {
-            completion(.success([
-                CheckResult(check: "pids", subject: "4711", passed: true, why: ""),
-                CheckResult(check: "files", subject: "/srv/data", passed: false, why: "differs on \(node)"),
-            ]))
+            completion(
+                .success([
+                    CheckResult(check: "pids", subject: "4711", passed: true, why: ""),
+                    CheckResult(check: "files", subject: "/srv/data", passed: false, why: "differs on \(node)"),
+                ]))
         }
     }
 
@@ -147,7 +152,8 @@ final class InMemoryBackend: ManagerBackend {
         note("claim \(unit)")
         let isTaken = unit == "taken.service"
         later {
-            completion(isTaken ? .failure(BusFault(.addressInUse, "10.10.10.12 is used by 02:00:00:00:00:07")) : .success(()))
+            completion(
+                isTaken ? .failure(BusFault(.addressInUse, "10.10.10.12 is used by 02:00:00:00:00:07")) : .success(()))
         }
     }
 

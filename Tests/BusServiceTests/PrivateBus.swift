@@ -36,7 +36,7 @@ let programs: String = {
 /// installed. `DBUS_SYSTEM_BUS_ADDRESS` points to it until it goes.
 final class PrivateBus {
     let directory: String
-    private var daemon: pid_t = 0
+    private let daemon: Child
 
     init() throws {
         var template = Array("/tmp/mobility-bus-XXXXXX".utf8CString)
@@ -46,14 +46,15 @@ final class PrivateBus {
         let file = try #require(fopen(configuration, "w"))
         fputs(Self.configuration(socket: directory + "/socket"), file)
         fclose(file)
-        try start(configuration)
+        daemon = try Child(
+            ["dbus-daemon", "--nofork", "--nopidfile", "--config-file=\(configuration)", "--print-address=3"],
+            outputs: [3])
+        // It writes its address once it listens.
+        try #require(daemon.readLine() != nil, "dbus-daemon did not start")
         setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=\(directory)/socket", 1)
     }
 
     deinit {
-        // Not SIGTERM: the threads of the test library block it, and the child inherited that.
-        kill(daemon, SIGKILL)
-        waitpid(daemon, nil, 0)
         unsetenv("DBUS_SYSTEM_BUS_ADDRESS")
         unlink(directory + "/socket")
         unlink(directory + "/bus.conf")
@@ -91,24 +92,57 @@ final class PrivateBus {
         """
     }
 
-    /// The daemon writes its address once it listens, which is what the pipe waits for.
-    private func start(_ configuration: String) throws {
+}
+
+/// A program that runs beside the test; killed when the test lets it go.
+final class Child {
+    let pid: pid_t
+    private let output: Int32
+    private var status: Int32?
+
+    /// Starts `arguments[0]`, found as the shell does, with `outputs` (descriptors of the child) read by `readLine`.
+    init(_ arguments: [String], outputs: [Int32] = []) throws {
         var ends: [Int32] = [-1, -1]
         try #require(pipe(&ends) == 0)
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_adddup2(&actions, ends[1], 3)
-        let arguments = ["dbus-daemon", "--nofork", "--nopidfile", "--config-file=\(configuration)", "--print-address=3"]
-        let result = withStringVector(arguments) {
-            posix_spawnp(&daemon, "dbus-daemon", &actions, nil, $0, environ)
-        }
-        try #require(result == 0)
+        for descriptor in outputs { posix_spawn_file_actions_adddup2(&actions, ends[1], descriptor) }
+        var child: pid_t = 0
+        let result = withStringVector(arguments) { posix_spawnp(&child, arguments[0], &actions, nil, $0, environ) }
         close(ends[1])
+        pid = child
+        output = ends[0]
+        try #require(result == 0)
+    }
+
+    deinit {
+        close(output)
+        // Not SIGTERM: the threads of the test library block it, and the child inherited that.
+        if status == nil {
+            kill(pid, SIGKILL)
+            waitpid(pid, nil, 0)
+        }
+    }
+
+    /// The next line; nil at the end.
+    func readLine() -> String? {
+        var bytes: [UInt8] = []
         var byte: UInt8 = 0
-        let count = read(ends[0], &byte, 1)
-        close(ends[0])
-        try #require(count == 1, "dbus-daemon did not start")
+        while read(output, &byte, 1) == 1 {
+            if byte == UInt8(ascii: "\n") { return String(decoding: bytes, as: UTF8.self) }
+            bytes.append(byte)
+        }
+        return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// The exit status, after its end.
+    func wait() -> Int32 {
+        var raw: Int32 = 0
+        waitpid(pid, &raw, 0)
+        status = raw
+        return (raw >> 8) & 0xff
     }
 }
 

@@ -44,7 +44,8 @@ extension BusTests {
         #expect(done.output.contains("to node-b\nprecopy\nfrozen\ncommitting\ndone\n"))
         #expect(
             done.output.hasSuffix(
-                "web.service runs on node-b: done, frozen 9.1 ms, downtime 12.3 ms (capture 4.0 ms, transfer 8.3 ms)\n"))
+                "web.service runs on node-b: done, frozen 9.1 ms, downtime 12.3 ms "
+                    + "(capture 4.0 ms, transfer 8.3 ms)\n"))
         #expect(fixture.backend.state.withLock { $0.options.last?.downtimeTargetMicroseconds } == 20_000)
 
         fixture.backend.state.withLock { $0.finishesAtOnce = false }
@@ -65,35 +66,16 @@ extension BusTests {
         let fixture = try Fixture()
         let backend = fixture.backend
         let id = MigrationID(rawValue: 1)
-        let stream = try #require(
-            popen("script -qec '\(programs)/mobilityctl migrate web.service node-b' /dev/null", "re"))
+        let command = "\(programs)/mobilityctl migrate web.service node-b"
+        let child = try Child(["script", "-qec", command, "/dev/null"], outputs: [1])
         // The first line is there, so the command follows the migration.
-        var buffer = [CChar](repeating: 0, count: 1000)
-        fgets(&buffer, 1000, stream)
+        #expect(child.readLine()?.contains("from a to node-b") == true)
         backend.finish(id)
-        var bytes: [UInt8] = []
-        while case let byte = fgetc(stream), byte >= 0 { bytes.append(UInt8(byte)) }
-        let text = String(decoding: bytes, as: UTF8.self)
-        #expect(pclose(stream) == 0)
+        var text = ""
+        while let line = child.readLine() { text += line }
+        #expect(child.wait() == 0)
         #expect(text.contains("\r\u{1b}[Kchecking"))
         #expect(text.contains("\r\u{1b}[Kweb.service runs on node-b: done, frozen 9.1 ms"))
-    }
-
-    @Test func aLostBusEndsTheDaemonForARestart() throws {
-        var bus: PrivateBus? = try PrivateBus()
-        let notify = try NotifySocket(path: "/tmp/mobility-notify-\(getpid())")
-        defer { unlink("/tmp/mobility-notify-\(getpid())") }
-        setenv("NOTIFY_SOCKET", "/tmp/mobility-notify-\(getpid())", 1)
-        var pid: pid_t = 0
-        let result = withStringVector(["mobilityd"]) { posix_spawn(&pid, programs + "/mobilityd", nil, nil, $0, environ) }
-        unsetenv("NOTIFY_SOCKET")
-        try #require(result == 0)
-        #expect(try notify.receive().hasPrefix("READY=1\n"))
-        withExtendedLifetime(bus) {}
-        bus = nil
-        var status: Int32 = -1
-        waitpid(pid, &status, 0)
-        #expect((status >> 8) & 0xff == 1)
     }
 
     @Test func unitCommandsSpeakExecCondition() throws {
@@ -134,34 +116,43 @@ extension BusTests {
 
     @Test func theDaemonTellsItsManagerWhatItDoes() throws {
         let bus = try PrivateBus()
-        let socketPath = bus.directory + "/notify"
-        let notify = try NotifySocket(path: socketPath)
-        defer { unlink(socketPath) }
-        setenv("NOTIFY_SOCKET", socketPath, 1)
-        var pid: pid_t = 0
-        let result = withStringVector(["mobilityd"]) { posix_spawn(&pid, programs + "/mobilityd", nil, nil, $0, environ) }
-        unsetenv("NOTIFY_SOCKET")
-        try #require(result == 0)
-        var status: Int32 = -1
-        defer { if status == -1 { kill(pid, SIGKILL); waitpid(pid, nil, 0) } }
+        let (daemon, notify) = try startDaemon()
         #expect(try notify.receive().hasPrefix("READY=1\nSTATUS=Node "))
         #expect(try shell("busctl --system introspect org.mobilityd1 /org/mobilityd1").output.contains(".MigrateUnit"))
         #expect(try mobilityctl("nodes --no-legend").output.contains("self"))
-        kill(pid, SIGHUP)
+        kill(daemon.pid, SIGHUP)
         #expect(try notify.receive().hasPrefix("RELOADING=1\nMONOTONIC_USEC="))
         #expect(try notify.receive().hasPrefix("READY=1\n"))
-        kill(pid, SIGTERM)
+        kill(daemon.pid, SIGTERM)
         #expect(try notify.receive().hasPrefix("STOPPING=1\n"))
-        waitpid(pid, &status, 0)
-        #expect(status == 0)
+        #expect(daemon.wait() == 0)
+        withExtendedLifetime(bus) {}
+    }
+
+    @Test func aLostBusEndsTheDaemonForARestart() throws {
+        var bus: PrivateBus? = try PrivateBus()
+        let (daemon, notify) = try startDaemon()
+        #expect(try notify.receive().hasPrefix("READY=1\n"))
+        withExtendedLifetime(bus) {}
+        bus = nil
+        #expect(daemon.wait() == 1)
+    }
+
+    private func startDaemon() throws -> (Child, NotifySocket) {
+        let notify = try NotifySocket()
+        setenv("NOTIFY_SOCKET", notify.path, 1)
+        defer { unsetenv("NOTIFY_SOCKET") }
+        return (try Child([programs + "/mobilityd"]), notify)
     }
 }
 
 /// The other end of sd_notify(3).
 final class NotifySocket {
     private let descriptor: Int32
+    let path = "/tmp/mobility-notify-\(getpid())"
 
-    init(path: String) throws {
+    init() throws {
+        unlink(path)
         descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
@@ -173,7 +164,10 @@ final class NotifySocket {
         try #require(bound == 0)
     }
 
-    deinit { close(descriptor) }
+    deinit {
+        close(descriptor)
+        unlink(path)
+    }
 
     func receive() throws -> String {
         var poller = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
