@@ -28,6 +28,7 @@ extension ServiceRestore {
         let embryo = try member(process.pid)
         for thread in process.threads {
             let slot = try slot(thread, embryo)
+            noteRestartableSequence(thread, process.pid)
             var calls = Self.registrations(thread) + Self.scheduling(thread)
             if thread.tid == process.pid {
                 for signal in process.pendingSignals {

@@ -49,6 +49,19 @@ final class SmallCapture: CaptureContext {
         }
         let uids = field("Uid").map { UInt32($0)! }
         process.credentials.realUser = uids[0]
+        process.credentials.effectiveUser = uids[1]
+        process.credentials.savedUser = uids[2]
+        process.credentials.fileSystemUser = uids[3]
+        let gids = field("Gid").map { UInt32($0)! }
+        process.credentials.realGroup = gids[0]
+        process.credentials.effectiveGroup = gids[1]
+        process.credentials.savedGroup = gids[2]
+        process.credentials.fileSystemGroup = gids[3]
+        process.credentials.supplementaryGroups = field("Groups").compactMap { UInt32($0) }
+        process.credentials.inheritable = UInt64(field("CapInh")[0], radix: 16)!
+        process.credentials.ambient = UInt64(field("CapAmb")[0], radix: 16)!
+        process.credentials.noNewPrivileges = field("NoNewPrivs") == ["1"]
+        process.credentials.seccompFilters = UInt32(field("Seccomp_filters").first ?? "0") ?? 0
         process.credentials.permitted = UInt64(field("CapPrm")[0], radix: 16)!
         process.credentials.effective = UInt64(field("CapEff")[0], radix: 16)!
         process.credentials.bounding = UInt64(field("CapBnd")[0], radix: 16)!
