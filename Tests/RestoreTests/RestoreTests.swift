@@ -64,13 +64,19 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
         return pid
     }
 
-    @Test func serviceGoesOnWithItsNumbers() throws {
+    @Test(arguments: ["", "s", "ts", "us"]) func serviceGoesOnWithItsNumbers(sandbox: String) throws {
         _ = ck_syscall(Int(SYS_prctl), Int(PR_SET_CHILD_SUBREAPER), 1, 0, 0, 0, 0)
-        let directory = "/tmp/restore-test-\(getpid())"
+        let directory = "/tmp/restore-test-\(getpid())-\(sandbox)"
         try Files.makeDirectories(directory)
+        chmod(directory, 0o777)
         let program = try compile(directory)
         let status = directory + "/status"
-        let pid = try spawn([program, status])
+        let withoutTime = sandbox.filter { $0 != "t" }
+        let pid = try spawn([program, status] + (sandbox.isEmpty ? [] : [withoutTime]))
+        // Stands for the arriving unit's holder: the same sandbox, made anew.
+        let holder = sandbox.isEmpty ? nil : try spawn([program, directory + "/holder", sandbox, "hold"])
+        defer { if let holder { kill(holder, SIGKILL); waitpid(holder, nil, 0) } }
+        if holder != nil { #expect(eventually(5) { Files.exists(directory + "/holder") }) }
         #expect(eventually(10) { (Counters(status)?.count ?? 0) > 20 })
         kill(pid, SIGUSR1)
         #expect(eventually(5) { Counters(status)?.usr1 == 1 })
@@ -100,7 +106,11 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
             try? Files.remove(status)
 
             let start = Clock.monotonic
-            let tree = try EmbryoTree.build(capture.sketch, at: TreePlace(adoption: .ourselves))
+            var place = TreePlace(adoption: .ourselves, holder: holder)
+            if let holder, sandbox.contains("t") {
+                place.timeNamespace = try FileDescriptor.open("/proc/\(holder)/ns/time_for_children", O_RDONLY).release()
+            }
+            let tree = try EmbryoTree.build(capture.sketch, at: place)
             do {
                 let restore = try ServiceRestore(tree: tree, image: capture.image)
                 let built = Clock.monotonic
@@ -138,7 +148,15 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
             #expect(last.errors == 0)
             #expect(last.wrongNaps <= 1)
             #expect(try Files.readLink("/proc/\(pid)/exe") == program)
-            #expect(try Files.readText("/proc/\(pid)/cmdline") == "\(program)\0\(status)\0")
+            let arguments = [program, status] + (sandbox.isEmpty ? [] : [withoutTime])
+            #expect(try Files.readText("/proc/\(pid)/cmdline") == arguments.map { $0 + "\0" }.joined())
+            for kind in [NamespaceKind.mount, .uts, .ipc, .user] {
+                #expect(try kind.identity(of: pid) == kind.identity(of: holder ?? getpid()), "\(kind.name)")
+            }
+            if let holder, sandbox.contains("t") {
+                let time = try Files.readLink("/proc/\(holder)/ns/time_for_children")
+                #expect(try NamespaceKind.time.identity(of: pid) == time)
+            }
             #expect(try Files.readText("/proc/\(pid)/comm") == "counter\n")
             let threads = try Files.list("/proc/\(pid)/task").map {
                 try Files.readText("/proc/\(pid)/task/\($0)/comm").dropLast()
