@@ -120,12 +120,48 @@ public final class Embryo: EmbryoBatchPort {
     /// Adds a thread with this number.
     func cloneThread(_ tid: Int32) throws(RestoreError) {
         let slot = try step(tid, "slot") { () throws(KernelError) in try region.takeSlot() }
+        try clone(tid, Self.threadArguments, slot)
+        threads.append(EmbryoSlot(base: slot, tid: tid, process: process))
+    }
+
+    /// Adds a thread where set_tid is refused, inside a user namespace: the number comes from the kernel's counter,
+    /// which others move too, so it may take some tries.
+    func cloneThreadByCounter(_ tid: Int32) throws(RestoreError) {
+        let slot = try step(tid, "slot") { () throws(KernelError) in try region.takeSlot() }
+        let counter = "/proc/sys/kernel/ns_last_pid"
+        for _ in 0..<50 {
+            let got = try step(tid, "clone") { () throws(KernelError) in
+                Self.prepare(Self.threadArguments, tid, slot, choosing: false)
+                try Files.writeControl(counter, "\(tid - 1)")
+                return try cloneCall(slot, "tid \(tid)")
+            }
+            let thread = EmbryoSlot(base: slot, tid: got, process: process)
+            if got == tid {
+                threads.append(thread)
+                return
+            }
+            thread.post(EmbryoCall(Int32(SYS_exit), [.int(0)], on: "thread with another number"))
+            while Files.exists("/proc/\(pid)/task/\(got)"), isAlive { sched_yield() }
+            EmbryoSlot.header(slot).pointee.word = UInt32(EMBRYO_IDLE)
+        }
+        throw .numberTaken(pid: tid)
+    }
+
+    private static var threadArguments: CloneArguments {
         var arguments = CloneArguments()
         arguments.flags =
             CloneArguments.vm | CloneArguments.fs | CloneArguments.files | CloneArguments.sighand
             | CloneArguments.thread | CloneArguments.sysvsem
-        try clone(tid, arguments, slot)
-        threads.append(EmbryoSlot(base: slot, tid: tid, process: process))
+        return arguments
+    }
+
+    private func cloneCall(_ slot: UnsafeMutableRawPointer, _ object: String) throws(KernelError) -> Int32 {
+        let scratch = slot + Int(EMBRYO_SCRATCH)
+        return Int32(
+            try call(
+                Int32(EMBRYO_CLONE), .address(EmbryoSlot.address(scratch)), .int(CloneArguments.size),
+                .address(EmbryoSlot.address(slot)), on: object
+            ).value)
     }
 
     private func clone(
@@ -133,13 +169,7 @@ public final class Embryo: EmbryoBatchPort {
     ) throws(RestoreError) {
         // The arguments lie in the new task's own slot, which nobody else uses yet.
         Self.prepare(template, number, slot)
-        let scratch = slot + Int(EMBRYO_SCRATCH)
-        do throws(KernelError) {
-            let result = try call(
-                Int32(EMBRYO_CLONE), .address(EmbryoSlot.address(scratch)), .int(CloneArguments.size),
-                .address(EmbryoSlot.address(slot)), on: "pid \(number)")
-            guard result.value == Int(number) else { throw KernelError(call: "clone3", object: "", code: .exists) }
-        } catch {
+        do throws(KernelError) { _ = try cloneCall(slot, "pid \(number)") } catch {
             throw Self.cloneError(error, number)
         }
     }
@@ -147,14 +177,14 @@ public final class Embryo: EmbryoBatchPort {
     /// Writes clone_args and the wanted number into the slot's scratch memory; returns where the pidfd will be.
     @discardableResult
     static func prepare(
-        _ template: CloneArguments, _ number: Int32, _ slot: UnsafeMutableRawPointer
+        _ template: CloneArguments, _ number: Int32, _ slot: UnsafeMutableRawPointer, choosing: Bool = true
     ) -> UnsafeMutablePointer<Int32> {
         let scratch = slot + Int(EMBRYO_SCRATCH)
         var arguments = template
         arguments.stack = EmbryoSlot.address(slot) + UInt64(EmbryoRegion.slotSize) - UInt64(EMBRYO_STACK)
         arguments.stackSize = UInt64(EMBRYO_STACK)
-        arguments.setTid = EmbryoSlot.address(scratch + 128)
-        arguments.setTidSize = 1
+        arguments.setTid = choosing ? EmbryoSlot.address(scratch + 128) : 0
+        arguments.setTidSize = choosing ? 1 : 0
         (scratch + 128).storeBytes(of: number, as: Int32.self)
         let pidfd = (scratch + 136).assumingMemoryBound(to: Int32.self)
         if arguments.flags & CloneArguments.pidfd != 0 { arguments.pidfdAddress = EmbryoSlot.address(scratch + 136) }

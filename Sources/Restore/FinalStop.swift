@@ -149,7 +149,7 @@ extension ServiceRestore {
             // Over before it could be interrupted: its result is the application's.
             registers[Register.ax] = UInt64(bitPattern: Int64(result))
         }
-        try leaveRestartableSequence(thread, process, &registers)
+        leaveRestartableSequence(thread, &registers)
         let bytes = Words(registers).bytes
         try step(thread.tid, "registers") { () throws(KernelError) in
             if !thread.extendedState.content.isEmpty {
@@ -160,22 +160,22 @@ extension ServiceRestore {
         }
     }
 
-    /// A thread caught inside a restartable sequence goes to its abort handler, as the kernel would have sent it.
-    private func leaveRestartableSequence(
-        _ thread: ThreadImage, _ process: ProcessImage, _ registers: inout [UInt64]
-    ) throws(RestoreError) {
-        // The image's content is in the process, but the registered area's pointer may have been cleared by the
-        // kernel while the embryo ran: captured inside a section means captured on its way back to user mode.
-        guard thread.rseqAddress != 0 else { return }
-        let pointer = (try? ProcessMemory.read(pid: process.pid, address: thread.rseqAddress + 8, count: 8)) ?? []
-        guard pointer.count == 8 else { return }
+    /// Sends a thread caught inside a restartable sequence to its abort handler, as the kernel would have.
+    private func leaveRestartableSequence(_ thread: ThreadImage, _ registers: inout [UInt64]) {
+        guard let section = sequences[thread.tid] else { return }
+        if registers[Register.ip] &- section.start < section.length { registers[Register.ip] = section.abort }
+    }
+
+    /// Reads `struct rseq_cs` of a thread; before it registers its area, for then the kernel clears the pointer.
+    func noteRestartableSequence(_ thread: ThreadImage, _ pid: Int32) {
+        guard thread.rseqAddress != 0,
+            let pointer = try? ProcessMemory.read(pid: pid, address: thread.rseqAddress + 8, count: 8)
+        else { return }
         let address = pointer.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) }
-        guard address != 0, let bytes = try? ProcessMemory.read(pid: process.pid, address: address, count: 32) else {
-            return
-        }
-        let section = bytes.withUnsafeBytes { buffer in
+        guard address != 0, let bytes = try? ProcessMemory.read(pid: pid, address: address, count: 32) else { return }
+        let words = bytes.withUnsafeBytes { buffer in
             [8, 16, 24].map { buffer.loadUnaligned(fromByteOffset: $0, as: UInt64.self) }
         }
-        if registers[Register.ip] &- section[0] < section[1] { registers[Register.ip] = section[2] }
+        sequences[thread.tid] = (words[0], words[1], words[2])
     }
 }

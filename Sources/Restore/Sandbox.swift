@@ -37,18 +37,17 @@ enum Sandbox {
         }
     }
 
-    /// The user namespace comes when all threads exist: inside it no number can be chosen any more.
-    static func enterUserNamespace(_ embryo: Embryo, _ place: TreePlace) throws(RestoreError) {
-        guard let holder = place.holder, try differs(.user, holder) else { return }
+    /// The user namespace comes last, when all processes exist: inside it no number can be chosen any more, and it
+    /// takes only a process without threads, setns(2). True when it was entered.
+    static func enterUserNamespace(_ embryo: Embryo, _ place: TreePlace) throws(RestoreError) -> Bool {
+        guard let holder = place.holder, try differs(.user, holder) else { return false }
         guard embryo.threads.count == 1 else {
-            throw .namespace(
-                kind: "user", holder: holder,
-                why: "process \(embryo.pid) has threads, and setns(2) takes only a process without; "
-                    + "remove PrivateUsers=")
+            throw .namespace(kind: "user", holder: holder, why: "process \(embryo.pid) has threads already")
         }
         try step(embryo.pid, "user namespace") { () throws(KernelError) in
             try join(embryo, try NamespaceKind.user.open(of: holder), .user)
         }
+        return true
     }
 
     private static func differs(_ kind: NamespaceKind, _ holder: Int32) throws(RestoreError) -> Bool {

@@ -22,6 +22,8 @@ public final class ServiceRestore: RestoreContext {
     var sharedObjects: [Int32: SharedObject] = [:]
     /// Where a description was made first.
     var homes: [Int32: (pid: Int32, number: Int32)] = [:]
+    /// Restartable sequences that threads were in, by thread number.
+    var sequences: [Int32: (start: UInt64, length: UInt64, abort: UInt64)] = [:]
     /// Thread and process numbers that are traced by this thread.
     var traced: [Int32] = []
 

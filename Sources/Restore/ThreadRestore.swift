@@ -10,10 +10,19 @@ extension ServiceRestore {
         guard process.threads.first?.tid == process.pid else {
             throw .image("process \(process.pid) does not begin with its leader thread")
         }
-        for thread in process.threads.dropFirst() where !embryo.threads.contains(where: { $0.tid == thread.tid }) {
-            try embryo.cloneThread(thread.tid)
+        let missing = process.threads.dropFirst().map(\.tid).filter { tid in
+            !embryo.threads.contains { $0.tid == tid }
         }
-        try Sandbox.enterUserNamespace(embryo, tree.place)
+        guard try Sandbox.enterUserNamespace(embryo, tree.place) else {
+            for tid in missing { try embryo.cloneThread(tid) }
+            return
+        }
+        if missing.isEmpty { return }
+        // The counter goes back, so that this host keeps handing out numbers of its own stripe.
+        let counter = "/proc/sys/kernel/ns_last_pid"
+        let before = try step(process.pid, "pid counter") { () throws(KernelError) in try Files.readText(counter) }
+        for tid in missing { try embryo.cloneThreadByCounter(tid) }
+        try step(process.pid, "pid counter") { () throws(KernelError) in try Files.writeControl(counter, before) }
     }
 
     func slot(_ thread: ThreadImage, _ embryo: Embryo) throws(RestoreError) -> EmbryoSlot {
@@ -28,6 +37,7 @@ extension ServiceRestore {
         let embryo = try member(process.pid)
         for thread in process.threads {
             let slot = try slot(thread, embryo)
+            noteRestartableSequence(thread, process.pid)
             var calls = Self.registrations(thread) + Self.scheduling(thread)
             if thread.tid == process.pid {
                 for signal in process.pendingSignals {
