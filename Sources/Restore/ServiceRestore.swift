@@ -14,6 +14,7 @@ public final class ServiceRestore: RestoreContext {
     public internal(set) var image: ServiceImage
     public var unit: String { image.unit }
     public var frozenNanoseconds: Int64 = 0
+    public let parked = ParkedDescriptors()
     /// The arriving unit's holder, source of descriptors 1 and 2 and of seccomp filters.
     let holder: ProcessHandle?
 
