@@ -98,7 +98,8 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
         #expect(try Socket.integer(moved, 1, 9) == 1)
         #expect(try Socket.integer(connection.client, 1, 4) == 0)
         #expect(try retransmissions(connection.client) == 0)
-        #expect(try retransmissions(moved) == 0)
+        // The source's own loss probe may have fallen between its isolation and its capture: that segment is lost.
+        #expect(try retransmissions(moved) <= 2)
     }
 
     /// Moves one connection whose queues are empty to `b`.
@@ -361,5 +362,61 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
             #expect(try receiveAll(client, 20) == pattern(20, index))
             #expect(try retransmissions(client) == 0)
         }
+    }
+
+    @Test func carriesConnecting() throws {
+        let bench = try SocketBench()
+        let address = SocketName.ipv4([10, 77, 0, 9], port: 7000)
+        let listener = try bench.inside("c") {
+            let listener = try Socket.make(AF_INET, 1, 0)
+            try Socket.bind(listener, address)
+            try Socket.listen(listener, backlog: 4)
+            return listener
+        }
+        let socket = try bench.inside("a") { try Socket.make(AF_INET, 1, 0) }
+        // The answer to our SYN is lost.
+        try bench.loseInput("a")
+        try Socket.setStatusFlags(socket, O_NONBLOCK)
+        try Socket.bind(socket, .ip(SocketBench.address4, port: 0, family: AF_INET))
+        let error = #expect(throws: KernelError.self) { try Socket.connect(socket, address) }
+        #expect(error?.code.rawValue == EINPROGRESS)
+        var found = try probe(socket)
+        #expect(found.socket?.state == TCP.synSent)
+        found.socket?.remoteAddress = address.address
+        found.socket?.remotePort = address.port
+        try bench.isolateSource()
+        let capture = OwnCapture()
+        let restore = OwnRestore()
+        restore.image.descriptions = [try capture.describe(found)]
+        _ = consume socket
+        capture.commit()
+        try bench.connectDestination()
+        try bench.inside("b") { try restore.restoreAll() }
+        try restore.activateAll()
+        let moved = restore.socket(0)
+        let peer = try Socket.accept(listener)
+        try wait("connected") { try state(moved) == TCP.established }
+        try Socket.sendAll(peer, pattern(30))
+        try Socket.setStatusFlags(moved, 0)
+        #expect(try receiveAll(moved, 30) == pattern(30))
+    }
+
+    @Test func endsWhatMayBeLost() throws {
+        let bench = try SocketBench()
+        let connection = try connect(bench, AF_INET)
+        var found = try probe(connection.server)
+        let capture = OwnCapture(addresses: [])
+        #expect(DescriptorKinds.check(found, in: capture.check).count == 1)
+        capture.check.allowsLoss = true
+        #expect(DescriptorKinds.check(found, in: capture.check).isEmpty)
+        found.socket?.isMPTCP = true
+        #expect(DescriptorKinds.check(found, in: capture.check).count == 1)
+        found.socket?.isMPTCP = false
+        let restore = OwnRestore()
+        restore.image.descriptions = [try capture.describe(found)]
+        try bench.connectDestination()
+        try bench.inside("b") { try restore.restoreAll() }
+        try restore.activateAll()
+        #expect(try Socket.integer(restore.socket(0), 1, 4) == ECONNABORTED)
     }
 }

@@ -159,4 +159,23 @@ import Testing
         #expect(try Socket.integer(moved, 0, 1) == 0x10)
         #expect(try Socket.option(restore.socket(1), 270, 9, limit: 8)[0] & 1 == 1)
     }
+
+    @Test(arguments: [false, true]) func carriesBoundDatagrams(abstract: Bool) throws {
+        let path = "/tmp/mobility-test-\(getpid())-datagram.socket"
+        defer { unlink(path) }
+        let name = SocketName.unix((abstract ? [0] : []) + Array(path.utf8))
+        let receiver = try Socket.make(AF_UNIX, 2, 0)
+        try Socket.bind(receiver, name)
+        let sender = try Socket.make(AF_UNIX, 2, 0)
+        for count in [10, 300, 7] { try Socket.send(sender, pattern(count), to: name) }
+        let capture = OwnCapture()
+        let restore = OwnRestore()
+        restore.image.descriptions = [try capture.describe(try probe(receiver))]
+        _ = consume receiver
+        try restore.restoreAll()
+        let moved = restore.socket(0)
+        for count in [10, 300, 7] { #expect(try Socket.receive(moved, upTo: 4000, flags: 0x40) == pattern(count)) }
+        try Socket.send(sender, pattern(5), to: name)
+        #expect(try Socket.receive(moved, upTo: 4000, flags: 0x40) == pattern(5))
+    }
 }

@@ -51,6 +51,9 @@ enum UnixSocket: DescriptorKind {
         }
         let type = probe.socket?.type ?? 1
         let queue = type == UnixDomain.datagram ? try UnixDomain.queue(of: socket, subject: subject) : []
+        if !queue.isEmpty && name.isEmpty {
+            throw ResourceError(subject, TransientProblem.unreadMessages + ": it has no name to send them to again")
+        }
         var record = Record(
             type: Int32(type), name: Bytes(name), isListening: isListening, mode: 0, user: 0, group: 0, queue: queue,
             settings: try SocketSettings.capture(socket, SocketOption.common, subject: subject))
@@ -76,7 +79,7 @@ enum UnixSocket: DescriptorKind {
                     _ = try embryo.call(SYS_listen, .int(number), .int(backlog), on: "\(address)")
                 }
             }
-            try refill(record, address)
+            try refill(record, address, of: embryo)
             try record.settings.applyBuffers(to: socket)
             try Socket.setStatusFlags(socket, description.statusFlags)
             return number
@@ -110,10 +113,15 @@ enum UnixSocket: DescriptorKind {
         try embryo.call(SYS_chmod, .path(path), .int(Int(record.mode & 0o7777)), on: object)
     }
 
-    /// Waiting datagrams come back without their senders' names, which nobody could answer here.
-    private static func refill(_ record: Record, _ address: SocketName) throws(KernelError) {
-        guard !record.queue.isEmpty, record.name.content.first == 0 else { return }
+    /// Waiting datagrams come back without their senders' names, which nobody could answer here. A path is reached through
+    /// the embryo's root; the queues of both hosts are equally long (net.unix.max_dgram_qlen), so all fit.
+    private static func refill(
+        _ record: Record, _ address: SocketName, of embryo: any EmbryoPort
+    ) throws(KernelError) {
+        guard !record.queue.isEmpty else { return }
         let sender = try Socket.make(AF_UNIX, record.type, 0)
-        for message in record.queue { try Socket.send(sender, message.content, to: address) }
+        let target = address.unixPath.map { SocketName.unix(Array("/proc/\(embryo.pid)/root\($0)".utf8)) } ?? address
+        try Socket.connect(sender, target)
+        for message in record.queue { _ = try Socket.send(sender, message.content[...], flags: 0x40) }
     }
 }
