@@ -23,7 +23,7 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         log.initialize(repeating: 0, count: capacity)
         defer { log.deallocate() }
         var options = bpf_object_open_opts()
-        options.sz = MemoryLayout<bpf_object_open_opts>.stride
+        options.sz = (MemoryLayout<bpf_object_open_opts>.offset(of: \.kernel_log_level) ?? 64) + 4
         options.kernel_log_buf = log
         options.kernel_log_size = capacity
         let opened: OpaquePointer? = name.withCString {
@@ -82,7 +82,7 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         let program = try self.program(program)
         let what = "tc \(ingress ? "ingress" : "egress") of \(interface.name)"
         var hook = bpf_tc_hook()
-        hook.sz = MemoryLayout<bpf_tc_hook>.stride
+        hook.sz = Self.hookSize
         hook.ifindex = interface.index
         hook.attach_point = bpf_tc_attach_point(rawValue: 3)  // both directions: clsact itself
         var result = bpf_tc_hook_create(&hook)
@@ -91,7 +91,7 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         }
         hook.attach_point = ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS
         var options = bpf_tc_opts()
-        options.sz = MemoryLayout<bpf_tc_opts>.stride
+        options.sz = Self.optionsSize
         options.prog_fd = bpf_program__fd(program)
         options.flags = UInt32(BPF_TC_F_REPLACE.rawValue)
         options.handle = Self.filterHandle
@@ -104,7 +104,7 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         }
         let attached = options.prog_id
         options = bpf_tc_opts()
-        options.sz = MemoryLayout<bpf_tc_opts>.stride
+        options.sz = Self.optionsSize
         options.handle = Self.filterHandle
         options.priority = Self.filterPriority
         result = bpf_tc_query(&hook, &options)
@@ -118,11 +118,11 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
     static func detach(from interface: NetworkInterface, ingress: Bool) throws(AddressingError) {
         libbpf_set_print(nil)
         var hook = bpf_tc_hook()
-        hook.sz = MemoryLayout<bpf_tc_hook>.stride
+        hook.sz = Self.hookSize
         hook.ifindex = interface.index
         hook.attach_point = ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS
         var options = bpf_tc_opts()
-        options.sz = MemoryLayout<bpf_tc_opts>.stride
+        options.sz = Self.optionsSize
         options.handle = filterHandle
         options.priority = filterPriority
         let result = bpf_tc_detach(&hook, &options)
@@ -137,6 +137,11 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
     static let filterPriority: UInt32 = 1
     /// Ours among filters of that priority: "mob".
     static let filterHandle: UInt32 = 0x6d6f62
+
+    /// libbpf refuses a structure with other bytes than zero behind the last field it knows, and the padding of a
+    /// fresh value is not zeroed in an optimised build: the size ends with the last field.
+    static let hookSize = (MemoryLayout<bpf_tc_hook>.offset(of: \.parent) ?? 16) + 4
+    static let optionsSize = (MemoryLayout<bpf_tc_opts>.offset(of: \.priority) ?? 24) + 4
 
     static func reason(_ code: Int32) -> String { Errno(rawValue: code).description }
 }

@@ -48,7 +48,7 @@ public final class CaptureModule: Sendable {
         defer { log.end() }
         let program = program_capture()
         var options = bpf_object_open_opts()
-        options.sz = MemoryLayout<bpf_object_open_opts>.size
+        options.sz = (MemoryLayout<bpf_object_open_opts>.offset(of: \.kernel_log_level) ?? 64) + 4
         let pointer: OpaquePointer? = "capture".withCString { name in
             options.object_name = name
             return bpf_object__open_mem(program.start, program.length, &options)
