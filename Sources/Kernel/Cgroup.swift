@@ -103,6 +103,9 @@ public struct Cgroup: Hashable, Sendable {
         try awaitEvent("frozen", value: "0", timeoutMilliseconds: timeoutMilliseconds)
     }
 
+    /// Asks for the thaw without waiting for it; it cannot fail but for a group that is not there.
+    public func requestThaw() throws(KernelError) { try Files.writeControl(path + "/cgroup.freeze", "0") }
+
     public func isFrozen() throws(KernelError) -> Bool { try value(of: "frozen") == "1" }
 
     /// SIGKILL to every process of the group and of those below. A frozen group dies when it is thawed.
@@ -110,9 +113,12 @@ public struct Cgroup: Hashable, Sendable {
         try Files.writeControl(path + "/cgroup.kill", "1")
     }
 
-    /// Waits until no process is left in the group and below.
+    /// Waits until no process is left in the group and below. A group that somebody removes meanwhile (the service
+    /// manager does once it is empty) is empty.
     public func awaitEmpty(timeoutMilliseconds: Int32 = 5000) throws(KernelError) {
-        try awaitEvent("populated", value: "0", timeoutMilliseconds: timeoutMilliseconds)
+        do throws(KernelError) {
+            try awaitEvent("populated", value: "0", timeoutMilliseconds: timeoutMilliseconds)
+        } catch where error.code == .noEntry || error.code.rawValue == ENODEV {}
     }
 
     /// One value of `cgroup.events`, nil when it has no such line.
