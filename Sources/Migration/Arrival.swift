@@ -22,6 +22,7 @@ final class Arrival {
     private var holder: Int32 = 0
     private var tree: EmbryoTree?
     private var restore: ServiceRestore?
+    private var warmth: MigrationWarmth?
     private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
 
     init(offer: Offer, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
@@ -159,6 +160,7 @@ final class Arrival {
 
     func apply(_ message: ImageMessage) throws(MoveError) {
         timeline.mark("image")
+        warmth = try SourceMove.step("preparing to move processes") { try MigrationWarmth(holder, in: cgroup) }
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
         try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
         try verifyFiles(message.image)
@@ -215,8 +217,10 @@ final class Arrival {
             timeline.mark("stopped")
             try cgroup.makeChild(FrozenService.childName)
             for process in restore.image.processes { try moving.take(pid: process.pid) }
+            timeline.mark("gathered")
             try moving.freeze()
             try restore.release()
+            warmth = nil
         }
         timeline.mark("complete")
     }
