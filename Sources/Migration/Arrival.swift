@@ -162,7 +162,7 @@ final class Arrival {
         timeline.mark("image")
         warmth = try SourceMove.step("preparing to move processes") { try MigrationWarmth(holder, in: cgroup) }
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
-        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
+        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths, root: holderRoot) }
         try verifyFiles(message.image)
         guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {
             throw MoveError(.step, "the service has made or ended processes since the check")

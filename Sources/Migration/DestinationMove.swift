@@ -61,7 +61,8 @@ public final class DestinationMove {
         log[metadataKey: "unit"] = "\(offer.unit)"
         log[metadataKey: "move"] = "\(offer.move)"
         let systemd = try SourceMove.systemd()
-        let inspection = ArrivalCheck(offer: offer, host: host, systemd: systemd)
+        let inspection = ArrivalCheck(
+            offer: offer, remote: conversation.channel.remoteHello, host: host, systemd: systemd)
         let lines = inspection.run()
         try conversation.send(.verdict, Verdict(lines: lines))
         guard !offer.checkOnly, lines.allSatisfy(\.passed), let view = inspection.view else { return }
