@@ -71,6 +71,7 @@ public final class DestinationMove {
         else { return }
         let arrival = Arrival(offer: offer, view: view, host: host, systemd: systemd, log: log)
         arriving(offer.unit, .preparing)
+        host.armFault()
         do throws(MoveError) {
             try arrival.prepare(&undo)
             try conversation.send(.prepared)

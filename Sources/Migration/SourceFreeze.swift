@@ -12,6 +12,7 @@ extension SourceMove {
         var undo = UndoStack()
         do throws(MoveError) {
             enter(.preparing)
+            host.armFault()
             try stageDeparture(systemd, &undo)
             try conversation.send(.prepare)
             _ = try conversation.expect(.prepared, within: 60_000)
