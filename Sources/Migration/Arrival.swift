@@ -202,12 +202,13 @@ final class Arrival {
     }
 
     /// Everything but the last step: after this the service is complete, and frozen.
-    func complete() throws(MoveError) {
+    func complete(_ undo: inout UndoStack) throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
         timeline.mark("pages")
         for lane in lanes {
             try SourceMove.step("adding \(lane.address)") {
                 try host.addresses.add(lane.address, to: lane.interface)
+                undo.push("\(lane.address)") { [host] in try host.addresses.remove(lane.address, from: lane.interface) }
             }
         }
         try SourceMove.step("restoring \(offer.unit)") {
@@ -227,13 +228,10 @@ final class Arrival {
 
     // MARK: - Alive
 
-    /// The commit: the record of it, then life. None of this may fail the move; what can go wrong is only logged.
+    /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")
-        attempt("recording the commit") {
-            try host.ownership.recordCommitted(move: offer.move, unit: offer.unit)
-            try host.ownership.record(.here, for: offer.unit)
-        }
+        attempt("recording that \(offer.unit) is here") { try host.ownership.record(.here, for: offer.unit) }
         for lane in lanes {
             attempt("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface)
