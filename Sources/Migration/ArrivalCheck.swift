@@ -24,13 +24,13 @@ final class ArrivalCheck {
     }
 
     func run() -> [CheckLine] {
+        checkClocks()
         checkUnit()
         checkAddresses()
         checkPids()
         checkFiles()
         checkKernel()
         checkPorts()
-        checkClocks()
         return lines
     }
 
