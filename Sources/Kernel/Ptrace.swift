@@ -33,6 +33,12 @@ public enum Ptrace {
         return status
     }
 
+    /// Waits for the end of a killed tracee, passing over stops that come before it; not being there is its end.
+    public static func reap(_ tid: Int32) {
+        var status: Int32 = 0
+        while waitpid(tid, &status, 0x4000_0000 /* __WALL */) == tid, status & 0xff == 0x7f {}
+    }
+
     /// A call whose data argument points to `bytes`.
     private static func transfer(
         _ request: Int, _ tid: Int32, _ address: Int, _ bytes: inout [UInt8], _ what: String
