@@ -22,6 +22,7 @@ final class Arrival {
     private var holder: Int32 = 0
     private var tree: EmbryoTree?
     private var restore: ServiceRestore?
+    private var warmth: MigrationWarmth?
     private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
 
     init(offer: Offer, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
@@ -159,8 +160,9 @@ final class Arrival {
 
     func apply(_ message: ImageMessage) throws(MoveError) {
         timeline.mark("image")
+        warmth = try SourceMove.step("preparing to move processes") { try MigrationWarmth(holder, in: cgroup) }
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
-        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
+        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths, root: holderRoot) }
         try verifyFiles(message.image)
         guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {
             throw MoveError(.step, "the service has made or ended processes since the check")
@@ -200,12 +202,13 @@ final class Arrival {
     }
 
     /// Everything but the last step: after this the service is complete, and frozen.
-    func complete() throws(MoveError) {
+    func complete(_ undo: inout UndoStack) throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
         timeline.mark("pages")
         for lane in lanes {
             try SourceMove.step("adding \(lane.address)") {
                 try host.addresses.add(lane.address, to: lane.interface)
+                undo.push("\(lane.address)") { [host] in try host.addresses.remove(lane.address, from: lane.interface) }
             }
         }
         try SourceMove.step("restoring \(offer.unit)") {
@@ -215,21 +218,20 @@ final class Arrival {
             timeline.mark("stopped")
             try cgroup.makeChild(FrozenService.childName)
             for process in restore.image.processes { try moving.take(pid: process.pid) }
+            timeline.mark("gathered")
             try moving.freeze()
             try restore.release()
+            warmth = nil
         }
         timeline.mark("complete")
     }
 
     // MARK: - Alive
 
-    /// The commit: the record of it, then life. None of this may fail the move; what can go wrong is only logged.
+    /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")
-        attempt("recording the commit") {
-            try host.ownership.recordCommitted(move: offer.move, unit: offer.unit)
-            try host.ownership.record(.here, for: offer.unit)
-        }
+        attempt("recording that \(offer.unit) is here") { try host.ownership.record(.here, for: offer.unit) }
         for lane in lanes {
             attempt("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface)

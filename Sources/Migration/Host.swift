@@ -64,6 +64,12 @@ public final class Host: Sendable {
         announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()
     }
 
+    /// The fault that a test ordered through the environment counts from here.
+    func armFault() {
+        guard let plan = FaultSeam.armFromEnvironment() else { return }
+        log.warning("a fault is injected: \(plan.call) fails in occurrence \(plan.occurrence) with \(plan.code)")
+    }
+
     func stopAnnouncing(_ address: VirtualAddress) {
         announcers.withLock { $0.removeValue(forKey: address) }?.cancel()
     }

@@ -130,6 +130,11 @@ final class EmbryoSlot {
         let header = Self.header(base)
         // The seam: a test makes the n-th batch fail without reaching the embryo.
         try systemCall("embryo call", on: calls.first?.object ?? "") { 0 }
+        for call in calls where call.mustSucceed {
+            let name = CallNames.name(call.number)
+            guard let code = FaultSeam.forcedError(named: "embryo \(name)") else { continue }
+            throw KernelError(call: name, object: call.object, code: code)
+        }
         header.pointee.count = UInt32(calls.count)
         embryo_post(header)
         let deadline = Clock.monotonic + Self.patience

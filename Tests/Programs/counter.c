@@ -93,11 +93,19 @@ static void *talk(void *argument) {
     return NULL;
 }
 
+// Memory that a move must carry: no page is zero and no two are alike.
+static void fill(size_t size) {
+    uint64_t *words = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (words == MAP_FAILED) fail("memory", size, 0);
+    for (size_t i = 0; i < size / 8; i++) words[i] = i * 0x9e3779b97f4a7c15 + 1;
+}
+
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: counter ADDRESS PORT\n");
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: counter ADDRESS PORT [MEGABYTES]\n");
         return 64;
     }
+    if (argc == 4) fill(atol(argv[3]) << 20);
     shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};

@@ -1,0 +1,102 @@
+import Glibc
+import Kernel
+import Testing
+
+@testable import Lab
+
+/// A call that fails once, on one side of a move.
+struct Fault: CustomStringConvertible {
+    enum Role { case source, destination }
+    let role: Role
+    let call: String
+    let occurrence: Int
+    let error: String
+    var description: String { "\(call):\(occurrence):\(error) in the \(role)" }
+
+    init(_ role: Role, _ call: String, _ occurrence: Int = 1, _ error: String) {
+        self.role = role
+        self.call = call
+        self.occurrence = occurrence
+        self.error = error
+    }
+
+    /// Steps of every stage of both sides, from the first change to the last step before the commit.
+    static let all: [Fault] = [
+        Fault(.destination, "mkdir", 1, "EACCES"),
+        Fault(.destination, "clone3", 1, "EAGAIN"),
+        Fault(.destination, "clone3", 2, "EEXIST"),
+        Fault(.destination, "unshare", 1, "ENOSPC"),
+        Fault(.destination, "pidfd_open", 1, "EMFILE"),
+        Fault(.destination, "embryo close_range", 1, "EINVAL"),
+        Fault(.destination, "embryo mmap", 3, "ENOMEM"),
+        Fault(.destination, "embryo socket", 1, "EMFILE"),
+        Fault(.destination, "embryo setsockopt", 2, "EPERM"),
+        Fault(.destination, "embryo dup3", 2, "EBADF"),
+        Fault(.destination, "process_vm_writev", 1, "EFAULT"),
+        Fault(.destination, "ptrace", 1, "EPERM"),
+        Fault(.destination, "ptrace", 8, "EIO"),
+        Fault(.source, "mkdir", 1, "EACCES"),
+        Fault(.source, "rename", 1, "ENOSPC"),
+        Fault(.source, "pidfd_getfd", 1, "EMFILE"),
+        Fault(.source, "setsockopt", 1, "EPERM"),
+        Fault(.source, "setsockopt", 3, "EPERM"),
+        Fault(.source, "process_vm_readv", 1, "EFAULT"),
+        Fault(.source, "process_vm_readv", 2, "ENOMEM"),
+        Fault(.source, "pread", 2, "EIO"),
+    ]
+}
+
+/// Each step that can fail does, while a client talks to the service: the client notices nothing, the source runs the
+/// service, the destination has nothing of it, and the next move of the same service succeeds.
+@Suite(.serialized)
+struct RollbackFaultTests {
+    private static let dropIn = "/run/systemd/system/mobilityd.service.d/fault.conf"
+
+    @Test func `Any step before the commit may fail`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("fault")
+        var here = "a", there = "b"
+        let pid = try lab.start(on: here)
+        let talk = try lab.connect()
+        for fault in Fault.all {
+            let host = fault.role == .source ? here : there
+            try arm(fault, on: host, lab)
+            let result = try lab.migrate(from: here, to: there)
+            #expect(!result.succeeded, "\(fault): the move went on: \(result.output)")
+            #expect(
+                try lab.log(on: host).contains("a fault is injected"), "\(fault): \(try lab.log(on: host))")
+            if result.succeeded {
+                swap(&here, &there)
+                continue
+            }
+            let call = fault.call.split(separator: " ").last.map(String.init) ?? ""
+            #expect(
+                result.errorOutput.contains(call) && result.errorOutput.contains(fault.error),
+                "\(fault): the error names neither the call nor the reason: \(result.errorOutput)")
+            try lab.expectUndisturbed(on: here, not: there, pid: pid, talk: talk)
+            try lab.expectMove(from: here, to: there, pid: pid)
+            try talk.awaitProgress()
+            swap(&here, &there)
+        }
+        try talk.finish()
+    }
+
+    private func arm(_ fault: Fault, on name: String, _ lab: RollbackLab) throws {
+        let host = try lab[name]
+        try host.run("mkdir", "-p", "/run/systemd/system/mobilityd.service.d")
+        try host.write(
+            Self.dropIn, "[Service]\nEnvironment=\"MOBILITYD_FAULT=\(fault.call):\(fault.occurrence):\(fault.error)\"\n")
+        try host.run("systemctl", "daemon-reload")
+        // Many restarts in a row are what this test is about, not a daemon in a crash loop.
+        try host.run("systemctl", "reset-failed", "mobilityd", allowFailure: true)
+        try host.run("systemctl", "restart", "mobilityd")
+    }
+
+    @Test func `A plan is read as call, occurrence and error`() {
+        #expect(FaultSeam.Plan("clone3:2:ENOMEM")?.occurrence == 2)
+        #expect(FaultSeam.Plan("embryo mmap:1:ENOMEM")?.call == "embryo mmap")
+        for wrong in ["", "clone3", "clone3:0:EIO", "clone3:x:EIO", "clone3:1:NOTHING", ":1:EIO", "a:1:EIO:b"] {
+            #expect(FaultSeam.Plan(wrong) == nil)
+        }
+    }
+}
