@@ -141,7 +141,9 @@ public struct Cgroup: Hashable, Sendable {
             let left = (deadline - Clock.monotonic) / 1_000_000
             guard left > 0 else { throw KernelError(call: "poll", object: "\(file) \(event)", code: .timedOut) }
             var poll = pollfd(fd: events.raw, events: Int16(POLLPRI), revents: 0)
-            try systemCall("poll", on: file) { Glibc.poll(&poll, 1, Int32(left)) }
+            // Never long in one piece: the kernel puts off a notification that comes within 10 ms of the last one
+            // (cgroup_file_notify), and who waits for a group that is removed meanwhile is not woken at all.
+            try systemCall("poll", on: file) { Glibc.poll(&poll, 1, Int32(min(left, 20))) }
         }
     }
 }
