@@ -202,12 +202,13 @@ final class Arrival {
     }
 
     /// Everything but the last step: after this the service is complete, and frozen.
-    func complete() throws(MoveError) {
+    func complete(_ undo: inout UndoStack) throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
         timeline.mark("pages")
         for lane in lanes {
             try SourceMove.step("adding \(lane.address)") {
                 try host.addresses.add(lane.address, to: lane.interface)
+                undo.push("\(lane.address)") { [host] in try host.addresses.remove(lane.address, from: lane.interface) }
             }
         }
         try SourceMove.step("restoring \(offer.unit)") {

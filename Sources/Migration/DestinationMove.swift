@@ -108,7 +108,7 @@ public final class DestinationMove {
             case .image: try arrival.apply(Conversation.decode(ImageMessage.self, from: message))
             case .pages: try arrival.write(message.payload)
             case .complete:
-                try arrival.complete()
+                try arrival.complete(&undo)
                 try conversation.send(.ready)
             case .commit:
                 guard host.moves.decide(arrival.offer.move, .committed) == .committed else {
