@@ -35,13 +35,30 @@ extension ServiceSnapshot {
     static func read(_ cgroup: Cgroup, module: CaptureModule) throws -> ServiceSnapshot {
         let listed = try cgroup.processes()
         let pids = listed.filter { $0 > 0 }
-        let tasks = try module.tasks(pids: pids)
+        var tasks = try module.tasks(pids: pids)
+        // A process that has ended leaves cgroup.procs at once, though its parent can still wait for it.
+        let ended = try module.tasks(pids: try children(of: tasks).filter { !pids.contains($0) })
+        tasks += ended.filter { ($0.threads.first?.exitState ?? 0) != 0 }
         let files = Dictionary(grouping: try module.files(pids: pids), by: \.pid)
         var processes: [ProcessSnapshot] = []
         for task in tasks where !task.threads.isEmpty {
             if let process = try process(task, files: files[task.process.pid] ?? []) { processes.append(process) }
         }
         return ServiceSnapshot(processes: order(processes), invisible: listed.count - pids.count)
+    }
+
+    /// Children of all threads, /proc/PID/task/TID/children; none of a thread that has ended meanwhile.
+    private static func children(of tasks: [TaskRecord]) throws(KernelError) -> [Int32] {
+        var result: [Int32] = []
+        for thread in tasks.flatMap(\.threads) {
+            let file = "/proc/\(thread.tgid)/task/\(thread.tid)/children"
+            do throws(KernelError) {
+                result += try Files.readText(file).split(separator: " ").compactMap { Int32($0) }
+            } catch {
+                guard error.code == .noEntry || error.code == .noProcess else { throw error }
+            }
+        }
+        return result
     }
 
     /// nil when the process has ended meanwhile.

@@ -22,6 +22,9 @@ public struct AddressClaim: Sendable {
                     .addressInUse, "\(shared) is also the VirtualAddress= of \(other.unit); an address belongs to one unit")
             }
         }
+        if let line = NameLines.check(view).first(where: { !$0.passed }) {
+            throw MoveError(.addressUnavailable, "DNSName=\(line.subject): \(line.why)")
+        }
         var undo = UndoStack()
         do throws(MoveError) {
             for (address, interface) in try view.interfaces(host.addresses) {

@@ -162,7 +162,7 @@ final class Arrival {
         timeline.mark("image")
         warmth = try SourceMove.step("preparing to move processes") { try MigrationWarmth(holder, in: cgroup) }
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
-        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths) }
+        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths, root: holderRoot) }
         try verifyFiles(message.image)
         guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {
             throw MoveError(.step, "the service has made or ended processes since the check")
@@ -228,13 +228,10 @@ final class Arrival {
 
     // MARK: - Alive
 
-    /// The commit: the record of it, then life. None of this may fail the move; what can go wrong is only logged.
+    /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")
-        attempt("recording the commit") {
-            try host.ownership.recordCommitted(move: offer.move, unit: offer.unit)
-            try host.ownership.record(.here, for: offer.unit)
-        }
+        attempt("recording that \(offer.unit) is here") { try host.ownership.record(.here, for: offer.unit) }
         for lane in lanes {
             attempt("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface)

@@ -1,30 +1,36 @@
 import Addressing
 import Capture
 import Kernel
+import Peering
 import Resources
 import Units
 
 /// The destination's part of the check: would this service find here what it needs? Nothing is changed.
 final class ArrivalCheck {
     private let offer: Offer
+    /// What the source said of itself.
+    private let remote: Hello
     private let host: Host
     private let systemd: SystemdClient
     /// The unit as it is here; set when it exists and is annotated.
     private(set) var view: UnitView?
     private var lines: [CheckLine] = []
 
-    init(offer: Offer, host: Host, systemd: SystemdClient) {
+    init(offer: Offer, remote: Hello, host: Host, systemd: SystemdClient) {
+        self.remote = remote
         self.offer = offer
         self.host = host
         self.systemd = systemd
     }
 
     func run() -> [CheckLine] {
+        checkClocks()
         checkUnit()
         checkAddresses()
         checkPids()
         checkFiles()
         checkKernel()
+        checkPorts()
         return lines
     }
 
@@ -111,6 +117,43 @@ final class ArrivalCheck {
             }
         }
         if different == 0 { pass("file", offer.unit, "\(offer.sketch.files.count) files are the same") }
+    }
+
+    /// A listener that is not on a virtual address meets what listens on this host already.
+    private func checkPorts() {
+        guard let view, let taken = try? ListeningPorts.read() else { return }
+        var clashes = 0
+        for listener in offer.sketch.listeners where listener.type == 1 && listener.port != 0 {
+            let address = listener.address.content
+            if view.addresses.contains(where: { $0.mapped == address }) { continue }
+            // The same wildcard or address; a listener on another address of this host is no obstacle.
+            let short = address.dropLast(4).allSatisfy { $0 == 0 || $0 == 0xff } ? Array(address.suffix(4)) : address
+            let isWildcard = short.allSatisfy { $0 == 0 }
+            guard taken.contains(where: { $0.port == listener.port && ($0.address == short || isWildcard || $0.isWildcard) })
+            else { continue }
+            clashes += 1
+            fail(
+                "port", "tcp \(listener.port)",
+                "is in use on node \(host.name); stop what listens there, or let the service listen on its virtual "
+                    + "address only")
+        }
+        if clashes == 0 { pass("port", offer.unit, "all listening ports are free") }
+    }
+
+    /// How far the two hosts' time of day may be apart, ms: what was frozen ages by it.
+    static let clockTolerance: Int64 = 1000
+
+    private func checkClocks() {
+        // The source read its clock right before it sent the offer.
+        let difference = abs(offer.sketch.clocks.realtime - Clock.realtime) / 1_000_000
+        if difference <= Self.clockTolerance {
+            pass("clock", host.name, "the hosts' time of day is at most \(difference) ms apart; ticks there \(remote.hertz) Hz")
+        } else {
+            fail(
+                "clock", host.name,
+                "the hosts' time of day is \(difference) ms apart, at most \(Self.clockTolerance) is allowed; "
+                    + "synchronise both, for example with systemd-timesyncd")
+        }
     }
 
     private func checkKernel() {

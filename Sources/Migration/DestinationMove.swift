@@ -61,7 +61,8 @@ public final class DestinationMove {
         log[metadataKey: "unit"] = "\(offer.unit)"
         log[metadataKey: "move"] = "\(offer.move)"
         let systemd = try SourceMove.systemd()
-        let inspection = ArrivalCheck(offer: offer, host: host, systemd: systemd)
+        let inspection = ArrivalCheck(
+            offer: offer, remote: conversation.channel.remoteHello, host: host, systemd: systemd)
         let lines = inspection.run()
         try conversation.send(.verdict, Verdict(lines: lines))
         guard !offer.checkOnly, lines.allSatisfy(\.passed), let view = inspection.view else { return }
@@ -111,13 +112,23 @@ public final class DestinationMove {
                 try arrival.complete(&undo)
                 try conversation.send(.ready)
             case .commit:
-                guard host.moves.decide(arrival.offer.move, .committed) == .committed else {
-                    throw MoveError(.step, "the source has been told that this move was abandoned")
-                }
+                try commit(arrival.offer)
                 arrival.run()
                 return
             default: throw MoveError(.channel, "message type \(message.type) is not due")
             }
+        }
+    }
+
+    /// The point of no return. The record comes before the decision: what cannot be recorded is not committed, and a
+    /// decision that went the other way meanwhile (the source asked) takes the record back.
+    private func commit(_ offer: Offer) throws(MoveError) {
+        try SourceMove.step("recording the commit") {
+            try host.ownership.recordCommitted(move: offer.move, unit: offer.unit)
+        }
+        guard host.moves.decide(offer.move, .committed) == .committed else {
+            host.ownership.forgetMove(offer.move)
+            throw MoveError(.step, "the source has been told that this move was abandoned")
         }
     }
 

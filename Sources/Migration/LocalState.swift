@@ -15,6 +15,8 @@ public struct LocalState: Codable, Sendable {
         public var group: UInt32
         /// Content of a regular file, target of a symbolic link.
         public var content: Bytes
+        /// Seen inside the unit's own mounts: its private /tmp.
+        public var isPrivate: Bool
     }
 
     /// Bytes of all contents together: 32 MiB.
@@ -25,14 +27,18 @@ public struct LocalState: Codable, Sendable {
 
     /// Adds `path` of the host, and what is below it when it is a directory. Sockets and FIFOs are made by the
     /// descriptors that own them; a path that is not there adds nothing.
-    public mutating func add(_ path: String) throws(KernelError) {
+    ///
+    /// With `root`, `/proc/PID/root` of a process of the unit, the path is one of the unit's own mounts.
+    public mutating func add(_ path: String, root: String? = nil) throws(KernelError) {
         var status = stat()
-        guard lstat(path, &status) == 0 else { return }
+        let real = (root ?? "") + path
+        guard lstat(real, &status) == 0 else { return }
         var entry = Entry(
-            path: path, mode: status.st_mode, user: status.st_uid, group: status.st_gid, content: Bytes())
+            path: path, mode: status.st_mode, user: status.st_uid, group: status.st_gid, content: Bytes(),
+            isPrivate: root != nil)
         switch status.st_mode & S_IFMT {
-        case S_IFREG: entry.content = Bytes(try Files.read(path))
-        case S_IFLNK: entry.content = Bytes(Array(try Files.readLink(path).utf8))
+        case S_IFREG: entry.content = Bytes(try Files.read(real))
+        case S_IFLNK: entry.content = Bytes(Array(try Files.readLink(real).utf8))
         case S_IFDIR: break
         default: return
         }
@@ -42,7 +48,7 @@ public struct LocalState: Codable, Sendable {
             throw KernelError(call: "read", object: path, code: Errno(rawValue: EFBIG))
         }
         if status.st_mode & S_IFMT == S_IFDIR {
-            for name in try Files.list(path) { try add("\(path)/\(name)") }
+            for name in try Files.list(real) { try add("\(path)/\(name)", root: root) }
         }
     }
 
@@ -50,18 +56,21 @@ public struct LocalState: Codable, Sendable {
     ///
     /// The paths come from the other node: only those below `allowed` are accepted, without `..`, and no symbolic
     /// link is followed in the last component.
-    public func place(allowed: [String]) throws(KernelError) {
+    public func place(allowed: [String], root: String) throws(KernelError) {
         for entry in entries {
-            let permitted = allowed.contains { entry.path == $0 || entry.path.hasPrefix($0 + "/") }
+            let places = entry.isPrivate ? Self.privatePlaces : allowed
+            let permitted = places.contains { entry.path == $0 || entry.path.hasPrefix($0 + "/") }
             guard permitted, !entry.path.split(separator: "/").contains("..") else {
                 throw KernelError(call: "open", object: entry.path, code: .notPermitted)
             }
-            try place(entry)
+            try place(entry, at: entry.isPrivate ? root + entry.path : entry.path)
         }
     }
 
-    private func place(_ entry: Entry) throws(KernelError) {
-        let path = entry.path
+    /// What PrivateTmp= gives a unit of its own, systemd.exec(5).
+    static let privatePlaces = ["/tmp", "/var/tmp"]
+
+    private func place(_ entry: Entry, at path: String) throws(KernelError) {
         switch entry.mode & S_IFMT {
         case S_IFDIR:
             try Files.makeDirectories(path)

@@ -93,6 +93,8 @@ extension SourceMove {
             attempt("removing \(lane.address)") { try host.addresses.remove(lane.address, from: lane.interface) }
             attempt("ending the hold of \(lane.address)") { try lane.close() }
         }
+        // systemd removes it only when the unit names it, which the departing drop-in prevents.
+        if !view.status.pidFile.isEmpty { attempt("removing the PID file") { try removeIfThere(view.status.pidFile) } }
         attempt("detaching the connect hook") { try host.hook.detach(unit: unit) }
         attempt("awaiting the end of \(unit)") {
             try systemd.awaitState(unit, ["inactive", "failed"], milliseconds: 10_000)
@@ -114,6 +116,10 @@ extension SourceMove {
             usleep(2000)
         }
         attempt("ending the forwarding") { for _ in lanes { try conversation.send(.framesEnd) } }
+    }
+
+    private func removeIfThere(_ path: String) throws(KernelError) {
+        do throws(KernelError) { try Files.remove(path) } catch where error.code == .noEntry {}
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {

@@ -131,6 +131,13 @@ extension SourceMove {
         timeline.mark("captured")
         var local = LocalState()
         for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
+        if view.status.privateTmp {
+            for path in LocalState.privatePlaces {
+                try Self.step("reading the private \(path)") {
+                    try local.add(path, root: "/proc/\(view.status.mainPID)/root")
+                }
+            }
+        }
         try conversation.send(.image, ImageMessage(image: captured.image, localState: local))
         timeline.mark("image sent")
         let batch = PageBatch { payload throws(MoveError) in

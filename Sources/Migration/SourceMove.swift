@@ -55,7 +55,7 @@ public final class SourceMove {
             throw MoveError(.invalid, "\(unit) is \(view.status.activeState) here; only a running service can move")
         }
         let inspector = inspector(view, cgroup: try view.cgroup())
-        let refused = try localCheck(inspector).filter { !$0.passed }
+        let refused = (try localCheck(inspector) + NameLines.check(view)).filter { !$0.passed }
         guard refused.isEmpty else { throw Self.refusal(refused) }
 
         let conversation = try host.connect(to: destination)
@@ -73,7 +73,7 @@ public final class SourceMove {
     public func check() throws(MoveError) -> [CheckLine] {
         let view = try UnitView.load(unit, systemd: try Self.systemd())
         let inspector = inspector(view, cgroup: try view.cgroup())
-        var lines = try localCheck(inspector)
+        var lines = try localCheck(inspector) + NameLines.check(view)
         do throws(MoveError) {
             let conversation = try host.connect(to: destination)
             defer { conversation.channel.close() }

@@ -11,7 +11,8 @@ final class TestService {
     private(set) var facts: [String: String] = [:]
     private var pending: [UInt8] = []
 
-    init() throws {
+    /// `acceptingAll` leaves no connection in the listener's accept queue.
+    init(acceptingAll: Bool = false) throws {
         let parent = Cgroup(path: try Cgroup.mountPoint())
         let cgroup = try parent.makeChild("mobilityd-test-\(getpid())-\(UInt32.random(in: 0..<UInt32.max))")
         self.cgroup = cgroup
@@ -22,7 +23,7 @@ final class TestService {
         try systemCall("pipe") { pipe(&fromChild) }
         for raw in fromChild { try systemCall("fcntl") { ck_fcntl(raw, F_SETFD, Int(FD_CLOEXEC)) } }
         let program = String(#filePath.dropLast("TestService.swift".count)) + "Programs/service.py"
-        pid = try Self.spawn(["/usr/bin/python3", program, cgroup.path], input: toChild[0], output: fromChild[1])
+        pid = try Self.spawn(["/usr/bin/python3", program, cgroup.path] + (acceptingAll ? ["all"] : []), input: toChild[0], output: fromChild[1])
         close(toChild[0])
         close(fromChild[1])
         input = FileDescriptor(owning: toChild[1])
