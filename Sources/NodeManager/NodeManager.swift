@@ -69,6 +69,7 @@ public final class NodeManager: ManagerBackend {
         state.withLock { $0.nodes = Self.nodes(settings: settings, identity: identity) }
         gate.open { [weak self] unit, phase in self?.arrivalEntered(unit, phase) }
         refreshServices()
+        takeUpUnfinishedMoves()
     }
 
     private static func nodes(settings: NodeSettings, identity: Identity) -> [NodeInfo] {

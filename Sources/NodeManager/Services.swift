@@ -99,6 +99,9 @@ extension NodeManager {
         let (departing, arriving) = state.withLock { ($0.departing.contains(unit), $0.arriving.contains(unit)) }
         if departing {
             info.state = .departing
+            if case .inDoubt(_, let node) = host.ownership.state(of: unit) {
+                info.error = "in doubt: node \(node) has not said yet whether it runs the service"
+            }
         } else if arriving {
             info.state = .arriving
         } else if case .departed(let node) = host.ownership.state(of: unit) {
