@@ -131,7 +131,7 @@ final class Arrival {
                 treeSketch, at: TreePlace(cgroup: directory.raw, holder: holder, timeNamespace: clocks.raw))
         }
         undo.push("embryos") { [self] in
-            tree?.abandon()
+            if let restore { restore.abandon() } else { tree?.abandon() }
             guard moving.exists else { return }
             try moving.kill()
             try moving.thaw()

@@ -125,7 +125,7 @@ public final class ServiceRestore: RestoreContext {
 
     /// Ends everything that was made.
     public func abandon() {
-        tree.abandon()
+        tree.abandon(traced: traced)
         traced = []
         sharedObjects = [:]
     }

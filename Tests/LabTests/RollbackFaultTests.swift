@@ -36,7 +36,7 @@ struct Fault: CustomStringConvertible {
         Fault(.destination, "embryo socket", 1, "EMFILE"),
         Fault(.destination, "embryo setsockopt", 2, "EPERM"),
         Fault(.destination, "embryo dup3", 2, "EBADF"),
-        Fault(.destination, "process_vm_writev", 1, "EFAULT"),
+        Fault(.destination, "process_vm_writev", 1, "EIO"),
         Fault(.destination, "ptrace", 1, "EPERM"),
         Fault(.destination, "ptrace", 8, "EIO"),
         Fault(.source, "mkdir", 1, "EACCES"),
