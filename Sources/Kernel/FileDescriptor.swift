@@ -103,9 +103,14 @@ public enum Files {
     public static func writeAtomically(_ path: String, _ text: String, mode: UInt32 = 0o644) throws(KernelError) {
         let temporary = path + ".new"
         let file = try FileDescriptor.open(temporary, O_WRONLY | O_CREAT | O_TRUNC, mode: mode)
-        try file.writeAll([UInt8](text.utf8))
-        try systemCall("fsync", on: temporary) { fsync(file.raw) }
-        try systemCall("rename", on: path) { rename(temporary, path) }
+        do throws(KernelError) {
+            try file.writeAll([UInt8](text.utf8))
+            try systemCall("fsync", on: temporary) { fsync(file.raw) }
+            try systemCall("rename", on: path) { rename(temporary, path) }
+        } catch {
+            unlink(temporary)
+            throw error
+        }
     }
 
     public static func readLink(_ path: String) throws(KernelError) -> String {

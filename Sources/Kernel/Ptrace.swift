@@ -33,10 +33,17 @@ public enum Ptrace {
         return status
     }
 
-    /// Waits for the end of a killed tracee, passing over stops that come before it; not being there is its end.
-    public static func reap(_ tid: Int32) {
+    /// Waits until a thread that was killed has ended, and reaps it as its tracer: a traced thread other than the
+    /// leader stays a zombie until then, and its process cannot end before.
+    public static func awaitEnd(_ tid: Int32) {
         var status: Int32 = 0
-        while waitpid(tid, &status, 0x4000_0000 /* __WALL */) == tid, status & 0xff == 0x7f {}
+        repeat {
+            do throws(KernelError) {
+                try systemCall("wait4", on: "tid \(tid)") { waitpid(tid, &status, 0x4000_0000 /* __WALL */) }
+            } catch {
+                return
+            }
+        } while status & 0xff == 0x7f
     }
 
     /// A call whose data argument points to `bytes`.

@@ -42,7 +42,7 @@ final class Arrival {
         let dropIn = RuntimeDropIn(offer.unit, .arriving)
         try SourceMove.step("staging the arrival of \(offer.unit)") {
             try dropIn.write(
-                MoveDropIns.arrival(
+                Recovery.moveLine(offer.move) + MoveDropIns.arrival(
                     unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
                     restrictsExecPaths: !view.status.noExecPaths.isEmpty))
             undo.push("arrival drop-in") { [systemd] in

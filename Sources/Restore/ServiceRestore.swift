@@ -124,16 +124,8 @@ public final class ServiceRestore: RestoreContext {
     }
 
     /// Ends everything that was made.
-    ///
-    /// Threads that this thread traces stay as zombies until it has waited for each, and the leader's end is not
-    /// reported before that of the others (wait(2), "thread group leader"): they are reaped first.
     public func abandon() {
-        if !traced.isEmpty {
-            for embryo in tree.embryos.values { embryo.process.kill() }
-            for tid in traced where tree.embryos[tid] == nil { Ptrace.reap(tid) }
-            for tid in traced where tree.embryos[tid] != nil { Ptrace.reap(tid) }
-        }
-        tree.abandon()
+        tree.abandon(traced: traced)
         traced = []
         sharedObjects = [:]
     }

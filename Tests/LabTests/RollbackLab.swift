@@ -159,10 +159,8 @@ final class RollbackLab {
         sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
         let result = try migrate(unit, from: source, to: destination)
-        #expect(
-            result.succeeded,
-            "\(result.errorOutput)\n\(try log(on: source))\n--- \(destination)\n\(try log(on: destination))",
-            sourceLocation: sourceLocation)
+        let logs = result.succeeded ? "" : try "\(log(on: source))\n--- \(destination)\n\(log(on: destination))"
+        #expect(result.succeeded, "\(result.errorOutput)\n\(logs)", sourceLocation: sourceLocation)
         #expect(try property("MainPID", of: unit, on: destination) == "\(pid)", sourceLocation: sourceLocation)
         #expect(try property("ActiveState", of: unit, on: destination) == "active", sourceLocation: sourceLocation)
     }
@@ -195,8 +193,8 @@ final class RollbackLab {
                 return left.isEmpty
             }
         } catch {
-            Issue.record(
-                "left on \(destination): \(left)\n\(try log(on: destination))", sourceLocation: sourceLocation)
+            let log = try log(on: destination)
+            Issue.record("left on \(destination): \(left)\n\(log)", sourceLocation: sourceLocation)
         }
         let here = try traces(on: source, pid: pid)
         #expect(here.count == 2, "the address and the process, but: \(here)", sourceLocation: sourceLocation)

@@ -347,6 +347,17 @@ static __always_inline void map_address(unsigned char *to, __u32 address) {
     __builtin_memcpy(to + 12, &address, 4);
 }
 
+static __always_inline void read_memberships(struct capture_file *out, struct sock *sk) {
+    struct inet_sock *inet = (struct inet_sock *)sk;
+    struct ip_mc_socklist *list = BPF_CORE_READ(inet, mc_list);
+    if (list) {
+        map_address(out->multicast_group, BPF_CORE_READ(list, multi.imr_multiaddr.s_addr));
+    } else if (out->family == AF_INET6 && bpf_core_field_exists(inet->pinet6)) {
+        struct ipv6_mc_socklist *list6 = BPF_CORE_READ(inet, pinet6, ipv6_mc_list);
+        if (list6) BPF_CORE_READ_INTO(&out->multicast_group, list6, addr.in6_u.u6_addr8);
+    }
+}
+
 static __always_inline void read_inet(struct capture_file *out, struct sock *sk) {
     out->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
     out->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
@@ -358,6 +369,7 @@ static __always_inline void read_inet(struct capture_file *out, struct sock *sk)
         BPF_CORE_READ_INTO(&out->remote_address, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr8);
     }
     if (out->protocol == IPPROTO_MPTCP) out->is_mptcp = 1;
+    if (out->type != SOCK_STREAM) read_memberships(out, sk);
     if (out->protocol != IPPROTO_TCP || out->type != SOCK_STREAM) return;
     struct tcp_sock *tcp = (struct tcp_sock *)sk;
     struct inet_connection_sock *connection = (struct inet_connection_sock *)sk;

@@ -82,4 +82,6 @@ struct capture_file {
     unsigned char local_address[16], remote_address[16];
     word name_length;
     unsigned char name[112];
+    // The first group of the socket's memberships; all zero without one.
+    unsigned char multicast_group[16];
 };

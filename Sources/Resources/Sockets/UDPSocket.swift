@@ -23,6 +23,14 @@ enum UDPSocket: DescriptorKind {
     static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
         guard let socket = probe.socket else { return [] }
         let object = "udp \(probe.endpoints)"
+        if !socket.multicastGroup.isEmpty {
+            return [
+                probe.socketRefusal(
+                    object, "is a member of the multicast group \(SocketName.text(socket.multicastGroup)), and memberships "
+                        + "belong to an interface of this host",
+                    remedy: "switch multicast (discovery, mDNS) off in the service, or move it by stop and start")
+            ]
+        }
         // A connected socket may have its address from the route; the other host's route gives it another.
         if socket.localPort != 0 && socket.remotePort == 0 && !context.isCarried(socket.localAddress) {
             return [
