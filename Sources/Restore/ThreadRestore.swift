@@ -44,7 +44,8 @@ extension ServiceRestore {
                     calls.append(
                         EmbryoCall(
                             Int32(SYS_rt_sigqueueinfo),
-                            [.int(process.pid), .int(Self.number(signal)), .bytes(signal.content)], on: "pending signal"))
+                            [.int(process.pid), .int(Self.number(signal)), .bytes(signal.content)], on: "pending signal"
+                        ))
                 }
             }
             for signal in thread.pendingSignals {

@@ -12,7 +12,8 @@ import Testing
 @Suite(.serialized) struct InspectorTests {
     private func inspector(_ service: TestService) throws -> ServiceInspector {
         ServiceInspector(
-            unit: "test", cgroup: service.cgroup, virtualAddresses: [], carryPaths: [], module: try CaptureModule.load(),
+            unit: "test", cgroup: service.cgroup, virtualAddresses: [], carryPaths: [],
+            module: try CaptureModule.load(),
             digests: FileDigests())
     }
 
@@ -90,7 +91,9 @@ import Testing
         let seen = text.split(separator: " ").compactMap { Int64($0) }
         try #require(seen.count == 2)
         let passed = Clock.realtime - image.realtime
-        #expect((0...(passed + 1_000_000_000)).contains(seen[0] - image.monotonic) && seen[0] > image.monotonic + 1_000_000_000)
+        #expect(
+            (0...(passed + 1_000_000_000)).contains(seen[0] - image.monotonic)
+                && seen[0] > image.monotonic + 1_000_000_000)
         #expect(seen[1] > image.boottime + 1_000_000_000 && seen[1] <= image.boottime + passed + 1_000_000_000)
     }
 }

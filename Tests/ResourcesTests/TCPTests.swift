@@ -37,7 +37,9 @@ func retransmissions(_ socket: borrowing FileDescriptor) throws -> UInt32 {
     return info[100..<104].reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
 }
 
-func pattern(_ count: Int, _ seed: Int = 0) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 * 31 + $0 >> 8 + seed) } }
+func pattern(_ count: Int, _ seed: Int = 0) -> [UInt8] {
+    (0..<count).map { UInt8(truncatingIfNeeded: $0 * 31 + $0 >> 8 + seed) }
+}
 
 func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80) throws -> Connection {
     let address = SocketName.ip(

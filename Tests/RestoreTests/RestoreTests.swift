@@ -60,7 +60,9 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
         var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         let code = posix_spawn(&pid, arguments[0], nil, &attributes, &words, environ)
         words.forEach { free($0) }
-        guard code == 0 else { throw KernelError(call: "posix_spawn", object: arguments[0], code: Errno(rawValue: code)) }
+        guard code == 0 else {
+            throw KernelError(call: "posix_spawn", object: arguments[0], code: Errno(rawValue: code))
+        }
         return pid
     }
 
@@ -108,7 +110,8 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
             let start = Clock.monotonic
             var place = TreePlace(adoption: .ourselves, holder: holder)
             if let holder, sandbox.contains("t") {
-                place.timeNamespace = try FileDescriptor.open("/proc/\(holder)/ns/time_for_children", O_RDONLY).release()
+                place.timeNamespace = try FileDescriptor.open("/proc/\(holder)/ns/time_for_children", O_RDONLY)
+                    .release()
             }
             let tree = try EmbryoTree.build(capture.sketch, at: place)
             do {
@@ -124,13 +127,15 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
                 let stated = Clock.monotonic
                 try restore.stop()
                 #expect(try restore.verify() == [])
-                #expect(try Files.readText("/proc/\(pid)/maps").split(separator: "\n").count
-                    == before.split(separator: "\n").count)
+                #expect(
+                    try Files.readText("/proc/\(pid)/maps").split(separator: "\n").count
+                        == before.split(separator: "\n").count)
                 try restore.release()
                 let end = Clock.monotonic
                 print(
                     "µs: build \((built - start) / 1000) map \((mapped - built) / 1000) write "
-                        + "\((written - mapped) / 1000) state \((stated - written) / 1000) stop \((end - stated) / 1000)")
+                        + "\((written - mapped) / 1000) state \((stated - written) / 1000) stop \((end - stated) / 1000)"
+                )
             } catch {
                 tree.abandon()
                 throw error

@@ -104,7 +104,7 @@ enum TCPIdle: DescriptorKind {
             try Socket.setStatusFlags(socket, O_NONBLOCK)
             do throws(KernelError) {
                 try Socket.connect(socket, target)
-            } catch where error.code.rawValue == EINPROGRESS {}
+            } catch  where error.code.rawValue == EINPROGRESS {}
             try Socket.setStatusFlags(socket, description.statusFlags)
         }
     }

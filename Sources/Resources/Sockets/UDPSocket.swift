@@ -31,12 +31,14 @@ enum UDPSocket: DescriptorKind {
                     remedy: "bind it to the virtual address or to the wildcard address")
             ]
         }
-        guard socket.remotePort != 0 && !context.virtualAddresses.contains(socket.localAddress)
-            && !SocketName.isLoopback(socket.localAddress) && !context.allowsLoss
+        guard
+            socket.remotePort != 0 && !context.virtualAddresses.contains(socket.localAddress)
+                && !SocketName.isLoopback(socket.localAddress) && !context.allowsLoss
         else { return [] }
         return [
             probe.socketRefusal(
-                object, "will be lost: its local address is not a virtual address of the unit, so the peer would see another",
+                object,
+                "will be lost: its local address is not a virtual address of the unit, so the peer would see another",
                 remedy: "bind it to the virtual address, or accept the loss with the option allow-loss")
         ]
     }

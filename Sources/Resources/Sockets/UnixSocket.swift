@@ -103,7 +103,7 @@ enum UnixSocket: DescriptorKind {
             if stat.count == 144 && (UInt32(stat[24]) | UInt32(stat[25]) << 8) & S_IFMT == S_IFSOCK {
                 try embryo.call(SYS_unlink, .path(path), on: object)
             }
-        } catch where error.code == .noEntry {}
+        } catch  where error.code == .noEntry {}
         try embryo.call(SYS_bind, .int(number), .bytes(address.bytes), .int(address.bytes.count), on: object)
         guard record.mode != 0 else {
             try embryo.call(SYS_unlink, .path(path), on: object)
