@@ -124,7 +124,8 @@ extension NodeManager {
                 return StartPermission(
                     allowed: false,
                     why:
-                        "\(unit) runs on node \(node); bring it back there with `mobilityctl migrate \(unit) \(nodeName)`"
+                        "\(unit) runs on node \(node); bring it back there with "
+                        + "`mobilityctl migrate \(unit) \(nodeName)`"
                 )
             }
             try host.reclaim(unit)

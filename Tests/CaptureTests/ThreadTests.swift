@@ -19,7 +19,8 @@ import Testing
         let ended = Clock.monotonic
         let threadCount = tasks.reduce(0) { $0 + $1.threads.count }
         print(
-            "BPF pass: \(threadCount) threads \((middle - began) / 1000) µs, \(files.count) files \((ended - middle) / 1000) µs"
+            "BPF pass: \(threadCount) threads \((middle - began) / 1000) µs,",
+            "\(files.count) files \((ended - middle) / 1000) µs"
         )
         #expect(tasks.count == 2)
         let task = try #require(tasks.first { $0.process.pid == service.pid })

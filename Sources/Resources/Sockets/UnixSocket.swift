@@ -113,8 +113,8 @@ enum UnixSocket: DescriptorKind {
         try embryo.call(SYS_chmod, .path(path), .int(Int(record.mode & 0o7777)), on: object)
     }
 
-    /// Waiting datagrams come back without their senders' names, which nobody could answer here. A path is reached through
-    /// the embryo's root; the queues of both hosts are equally long (net.unix.max_dgram_qlen), so all fit.
+    /// Waiting datagrams come back without their senders' names, which nobody could answer here. A path is reached
+    /// through the embryo's root; the queues of both hosts are equally long (net.unix.max_dgram_qlen), so all fit.
     private static func refill(
         _ record: Record, _ address: SocketName, of embryo: any EmbryoPort
     ) throws(KernelError) {
