@@ -50,7 +50,9 @@ import Testing
         var event = pollfd(fd: pidfd.descriptor.raw, events: Int16(POLLIN), revents: 0)
         poll(&event, 1, 5000)
         let refusals = ProcessChecks.check(try inspector.snapshot())
-        #expect(refusals.contains { $0.pid == child && $0.why.contains("was not reaped") })
+        #expect(refusals.contains { $0.pid == child && $0.why.contains("was not reaped") }, "\(refusals)")
+        // Its parent, which must not reap it, lives as long as this.
+        withExtendedLifetime(service) {}
     }
 
     @Test func sketchTellsFilesAndListeners() throws {
