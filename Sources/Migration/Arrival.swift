@@ -42,9 +42,10 @@ final class Arrival {
         let dropIn = RuntimeDropIn(offer.unit, .arriving)
         try SourceMove.step("staging the arrival of \(offer.unit)") {
             try dropIn.write(
-                Recovery.moveLine(offer.move) + MoveDropIns.arrival(
-                    unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
-                    restrictsExecPaths: !view.status.noExecPaths.isEmpty))
+                Recovery.moveLine(offer.move)
+                    + MoveDropIns.arrival(
+                        unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
+                        restrictsExecPaths: !view.status.noExecPaths.isEmpty))
             undo.push("arrival drop-in") { [systemd] in
                 try dropIn.remove()
                 try systemd.reload()

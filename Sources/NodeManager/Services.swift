@@ -66,7 +66,9 @@ extension NodeManager {
     }
 
     private func load(_ unit: String, systemd: SystemdClient) -> Result<UnitView, MoveError> {
-        do throws(MoveError) { return .success(try UnitView.load(unit, systemd: systemd)) } catch { return .failure(error) }
+        do throws(MoveError) { return .success(try UnitView.load(unit, systemd: systemd)) } catch {
+            return .failure(error)
+        }
     }
 
     /// An address belongs to one unit: of two that claim it neither may have it, and each is told of the other.

@@ -10,7 +10,9 @@ struct AddressTests {
     private static let sleeper = "[Service]\nExecStart=/bin/sleep 600\n"
 
     /// What a failed start leaves for a person to read: the unit's journal, the daemon's, and `mobilityctl status`.
-    private func explanation(_ unit: String, _ lab: RollbackLab) throws -> (unit: String, daemon: String, status: String) {
+    private func explanation(_ unit: String, _ lab: RollbackLab) throws -> (
+        unit: String, daemon: String, status: String
+    ) {
         let status = try lab["a"].run("mobilityctl", "status", unit, allowFailure: true)
         return (
             try lab.log(of: unit, on: "a"), try lab.log(on: "a", lines: 60), status.output + status.errorOutput
@@ -39,7 +41,8 @@ struct AddressTests {
                 unit: "\(name).service", on: "a", Self.sleeper + "[X-Mobility]\nVirtualAddress=10.10.10.77/24\n")
         }
         for (name, other) in [("one", "two"), ("two", "one")] {
-            #expect(try !a.run("systemctl", "start", "\(name).service", allowFailure: true).succeeded, "\(name) started")
+            #expect(
+                try !a.run("systemctl", "start", "\(name).service", allowFailure: true).succeeded, "\(name) started")
             let said = try explanation("\(name).service", lab)
             for text in [said.unit, said.status] {
                 #expect(
@@ -121,9 +124,11 @@ struct AddressTests {
         }
         let (a, d) = try (lab["a"], lab["d"])
         let there = try lab.migrate(from: "a", to: "d")
-        #expect(there.status == .exited(5) && there.errorOutput.contains("node d is not enrolled"), "\(there.errorOutput)")
+        #expect(
+            there.status == .exited(5) && there.errorOutput.contains("node d is not enrolled"), "\(there.errorOutput)")
         // It still trusts them, they do not trust it: neither a check nor a question is answered.
-        try lab.start("sleeper.service", installedOn: "d", Self.sleeper + "[X-Mobility]\nVirtualAddress=10.10.10.55/24\n")
+        try lab.start(
+            "sleeper.service", installedOn: "d", Self.sleeper + "[X-Mobility]\nVirtualAddress=10.10.10.55/24\n")
         let check = try d.run("mobilityctl", "check", "sleeper.service", "a", allowFailure: true)
         #expect(check.status == .exited(1) && check.output.contains("✗"), "\(check.output)")
         let move = try lab.migrate("sleeper.service", from: "d", to: "a")

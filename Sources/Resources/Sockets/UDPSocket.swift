@@ -26,7 +26,8 @@ enum UDPSocket: DescriptorKind {
         if !socket.multicastGroup.isEmpty {
             return [
                 probe.socketRefusal(
-                    object, "is a member of the multicast group \(SocketName.text(socket.multicastGroup)), and memberships "
+                    object,
+                    "is a member of the multicast group \(SocketName.text(socket.multicastGroup)), and memberships "
                         + "belong to an interface of this host",
                     remedy: "switch multicast (discovery, mDNS) off in the service, or move it by stop and start")
             ]
