@@ -45,7 +45,7 @@ struct PackageTests {
         for file in Self.files { try host.run("test", "-s", file) }
         #expect(try host.run("systemctl", "is-active", "mobilityd.service").trimmed == "active")
         #expect(try host.run("systemctl", "is-enabled", "mobilityd.service").trimmed == "enabled")
-        #expect(try host.run("busctl", "status", "org.mobilityd1").output.contains("UnitName=mobilityd.service"))
+        #expect(try host.run("busctl", "status", "org.mobilityd1").output.contains("\nUnit=mobilityd.service\n"))
         #expect(try host.run("mobilityctl", "nodes", "--no-legend").output.contains("self"))
         #expect(try host.run("mobilityctl", "--version").output.hasPrefix("mobilityctl "))
         #expect(try host.run("stat", "-c", "%a", "/etc/mobilityd/node.key").trimmed == "600")
