@@ -52,8 +52,9 @@ struct SurvivalKindTests {
 
     /// The hosts' clocks are a thousand seconds apart: a service that kept its clocks owes it to the move.
     private func expectOffsetClocks(_ lab: Lab) throws {
-        let uptimes = try ["a", "b"].map { name in
-            try #require(Int(lab[name].run("cut", "-d.", "-f1", "/proc/uptime").trimmed))
+        let uptimes = try ["a", "b"].map { (name: String) throws -> Int in
+            let uptime = try lab[name].run("cut", "-d.", "-f1", "/proc/uptime").trimmed
+            return try #require(Int(uptime))
         }
         #expect((990...1010).contains(uptimes[1] - uptimes[0]))
     }
