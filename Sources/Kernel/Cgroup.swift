@@ -41,7 +41,7 @@ public struct Cgroup: Hashable, Sendable {
         let child = path + "/" + name
         do throws(KernelError) {
             try systemCall("mkdir", on: child) { mkdir(child, 0o755) }
-        } catch where error.code == .exists {}
+        } catch  where error.code == .exists {}
         return Cgroup(path: child)
     }
 
@@ -87,7 +87,7 @@ public struct Cgroup: Hashable, Sendable {
             for pid in pids {
                 do throws(KernelError) {
                     try other.take(pid: pid)
-                } catch where error.code == .noProcess {}
+                } catch  where error.code == .noProcess {}
             }
         }
     }
@@ -118,7 +118,7 @@ public struct Cgroup: Hashable, Sendable {
     public func awaitEmpty(timeoutMilliseconds: Int32 = 5000) throws(KernelError) {
         do throws(KernelError) {
             try awaitEvent("populated", value: "0", timeoutMilliseconds: timeoutMilliseconds)
-        } catch where error.code == .noEntry || error.code.rawValue == ENODEV {}
+        } catch  where error.code == .noEntry || error.code.rawValue == ENODEV {}
     }
 
     /// One value of `cgroup.events`, nil when it has no such line.

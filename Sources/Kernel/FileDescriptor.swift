@@ -96,16 +96,23 @@ public enum Files {
     public static func writeControl(_ path: String, _ text: String) throws(KernelError) {
         let file = try FileDescriptor.open(path, O_WRONLY)
         let bytes = [UInt8](text.utf8)
-        try systemCall("write", on: path) { bytes.withUnsafeBytes { Glibc.write(file.raw, $0.baseAddress, bytes.count) } }
+        try systemCall("write", on: path) {
+            bytes.withUnsafeBytes { Glibc.write(file.raw, $0.baseAddress, bytes.count) }
+        }
     }
 
     /// Writes beside, fsyncs and renames, so that a reader sees the old content or the new, never a part.
     public static func writeAtomically(_ path: String, _ text: String, mode: UInt32 = 0o644) throws(KernelError) {
         let temporary = path + ".new"
         let file = try FileDescriptor.open(temporary, O_WRONLY | O_CREAT | O_TRUNC, mode: mode)
-        try file.writeAll([UInt8](text.utf8))
-        try systemCall("fsync", on: temporary) { fsync(file.raw) }
-        try systemCall("rename", on: path) { rename(temporary, path) }
+        do throws(KernelError) {
+            try file.writeAll([UInt8](text.utf8))
+            try systemCall("fsync", on: temporary) { fsync(file.raw) }
+            try systemCall("rename", on: path) { rename(temporary, path) }
+        } catch {
+            unlink(temporary)
+            throw error
+        }
     }
 
     public static func readLink(_ path: String) throws(KernelError) -> String {
@@ -145,7 +152,7 @@ public enum Files {
             prefix += "/" + part
             do throws(KernelError) {
                 try systemCall("mkdir", on: prefix) { mkdir(prefix, mode) }
-            } catch where error.code == .exists {}
+            } catch  where error.code == .exists {}
         }
     }
 }

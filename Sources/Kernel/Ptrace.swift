@@ -33,6 +33,19 @@ public enum Ptrace {
         return status
     }
 
+    /// Waits until a thread that was killed has ended, and reaps it as its tracer: a traced thread other than the
+    /// leader stays a zombie until then, and its process cannot end before.
+    public static func awaitEnd(_ tid: Int32) {
+        var status: Int32 = 0
+        repeat {
+            do throws(KernelError) {
+                try systemCall("wait4", on: "tid \(tid)") { waitpid(tid, &status, 0x4000_0000 /* __WALL */) }
+            } catch {
+                return
+            }
+        } while status & 0xff == 0x7f
+    }
+
     /// A call whose data argument points to `bytes`.
     private static func transfer(
         _ request: Int, _ tid: Int32, _ address: Int, _ bytes: inout [UInt8], _ what: String
@@ -94,7 +107,7 @@ public enum Ptrace {
             var bytes = [UInt8](repeating: 0, count: count * 8)
             _ = try transfer(0x420c, tid, index, &bytes, "PTRACE_SECCOMP_GET_FILTER")
             return bytes
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             return nil
         }
     }

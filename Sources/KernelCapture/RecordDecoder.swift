@@ -350,6 +350,7 @@ enum RecordDecoder {
         let remote = try reader.block(16)
         let nameLength = Int(try reader.word())
         let name = try reader.block(112)
+        let group = try reader.block(16)
         guard nameLength <= name.count else {
             throw RecordError(offset: 0, problem: "unix name of \(nameLength) bytes")
         }
@@ -357,6 +358,7 @@ enum RecordDecoder {
         if socket.family == 2 || socket.family == 10 {
             socket.localAddress = local
             socket.remoteAddress = remote
+            if group.contains(where: { $0 != 0 }) { socket.multicastGroup = group }
         }
         socket.unixName = [UInt8](name.prefix(nameLength))
         file.socket = isSocket ? socket : nil

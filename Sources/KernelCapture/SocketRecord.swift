@@ -25,5 +25,7 @@ public struct SocketRecord: Codable, Sendable {
     public var isMPTCP = false
     /// An upper layer protocol (kTLS) is attached.
     public var hasUpperLayer = false
+    /// Inet: the first multicast group that the socket has joined, 16 bytes (IPv4 mapped); empty when none.
+    public var multicastGroup: [UInt8] = []
     public init() {}
 }

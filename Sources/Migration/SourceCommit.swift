@@ -23,7 +23,7 @@ extension SourceMove {
             try awaitCommitted(lanes, conversation)
         } catch {
             log.warning("the wire broke while committing; asking node \(destination): \(error)")
-            guard askOutcome() else {
+            guard Self.askOutcome(of: move, at: destination, host: host) else {
                 try Self.step("recording the roll-back") { try host.ownership.record(.here, for: unit) }
                 throw error
             }
@@ -61,7 +61,7 @@ extension SourceMove {
     }
 
     /// Asks until there is an answer: did the destination commit?
-    private func askOutcome() -> Bool {
+    static func askOutcome(of move: String, at destination: String, host: Host) -> Bool {
         while true {
             if let conversation = try? host.connect(to: destination, within: 2000) {
                 defer { conversation.channel.close() }
@@ -119,7 +119,7 @@ extension SourceMove {
     }
 
     private func removeIfThere(_ path: String) throws(KernelError) {
-        do throws(KernelError) { try Files.remove(path) } catch where error.code == .noEntry {}
+        do throws(KernelError) { try Files.remove(path) } catch  where error.code == .noEntry {}
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {

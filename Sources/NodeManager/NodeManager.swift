@@ -28,6 +28,10 @@ public final class NodeManager: ManagerBackend {
     struct State: Sendable {
         /// Annotated units by name; those with a bad annotation carry the error.
         var services: [String: ServiceInfo] = [:]
+        /// Addresses that two units claim, by unit; both stay out of service.
+        var conflicts: [String: AnnotationErrors] = [:]
+        /// Why a unit's addresses could not be claimed at its last start here, by unit.
+        var claimProblems: [String: String] = [:]
         var moves: [MigrationID: Move] = [:]
         var nextMove: UInt32 = 1
         var nodes: [NodeInfo] = []
@@ -65,6 +69,7 @@ public final class NodeManager: ManagerBackend {
         state.withLock { $0.nodes = Self.nodes(settings: settings, identity: identity) }
         gate.open { [weak self] unit, phase in self?.arrivalEntered(unit, phase) }
         refreshServices()
+        takeUpUnfinishedMoves()
     }
 
     private static func nodes(settings: NodeSettings, identity: Identity) -> [NodeInfo] {
@@ -99,7 +104,8 @@ public final class NodeManager: ManagerBackend {
 
     /// Runs `body` on a thread of its own and answers with its result.
     func answer<Value: Sendable>(
-        _ name: String, _ completion: @escaping Completion<Value>, _ body: @escaping @Sendable () throws(BusFault) -> Value
+        _ name: String, _ completion: @escaping Completion<Value>,
+        _ body: @escaping @Sendable () throws(BusFault) -> Value
     ) {
         do throws(KernelError) {
             try BlockingThread.start(name) {

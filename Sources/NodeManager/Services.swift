@@ -12,7 +12,9 @@ extension NodeManager {
         var fresh: [String: ServiceInfo] = [:]
         do {
             let systemd = try SystemdClient()
-            for unit in try annotatedUnits(systemd) { fresh[unit] = describe(unit, systemd: systemd) }
+            let views = try annotatedUnits(systemd).map { unit in (unit, view: load(unit, systemd: systemd)) }
+            findConflicts(views.compactMap { try? $0.view.get().annotation })
+            for (unit, view) in views { fresh[unit] = describe(unit, view) }
         } catch {
             log.error("reading the annotated units: \(error)")
             return
@@ -55,7 +57,7 @@ extension NodeManager {
     /// Reads one unit again; adds it when it is new.
     func refresh(_ unit: String) {
         guard let systemd = try? SystemdClient() else { return }
-        let info = describe(unit, systemd: systemd)
+        let info = describe(unit, load(unit, systemd: systemd))
         let isNew = state.withLock { state in
             defer { state.services[unit] = info }
             return state.services[unit] == nil
@@ -63,16 +65,31 @@ extension NodeManager {
         post(isNew ? .serviceAdded(info) : .serviceChanged(info))
     }
 
-    private func describe(_ unit: String, systemd: SystemdClient) -> ServiceInfo {
+    private func load(_ unit: String, systemd: SystemdClient) -> Result<UnitView, MoveError> {
+        do throws(MoveError) { return .success(try UnitView.load(unit, systemd: systemd)) } catch { return .failure(error) }
+    }
+
+    /// An address belongs to one unit: of two that claim it neither may have it, and each is told of the other.
+    private func findConflicts(_ annotations: [Annotation]) {
+        let found = Annotation.conflicts(among: annotations).map { unit, errors in
+            (unit, AnnotationErrors(unit: unit, errors: errors))
+        }
+        state.withLock { $0.conflicts = Dictionary(uniqueKeysWithValues: found) }
+    }
+
+    private func describe(_ unit: String, _ loaded: Result<UnitView, MoveError>) -> ServiceInfo {
         var info = ServiceInfo(unit: unit, state: .local, node: nodeName)
+        let (conflict, claimProblem) = state.withLock { ($0.conflicts[unit], $0.claimProblems[unit]) }
+        info.error = claimProblem ?? ""
         do throws(MoveError) {
-            let view = try UnitView.load(unit, systemd: systemd)
+            let view = try loaded.get()
             info.virtualAddresses = view.addresses.map(\.description)
             info.dnsName = view.annotation.dnsName ?? ""
             if let (_, interface) = try? view.interfaces(host.addresses).first { info.interface = interface.name }
             if let cgroup = try? view.cgroup() {
                 info.connectHookAttached = (try? host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)) ?? false
             }
+            if let conflict { throw MoveError(.badAnnotation, "\(conflict)") }
         } catch {
             info.state = .failed
             info.error = error.problem
@@ -82,6 +99,9 @@ extension NodeManager {
         let (departing, arriving) = state.withLock { ($0.departing.contains(unit), $0.arriving.contains(unit)) }
         if departing {
             info.state = .departing
+            if case .inDoubt(_, let node) = host.ownership.state(of: unit) {
+                info.error = "in doubt: node \(node) has not said yet whether it runs the service"
+            }
         } else if arriving {
             info.state = .arriving
         } else if case .departed(let node) = host.ownership.state(of: unit) {
@@ -110,7 +130,8 @@ extension NodeManager {
             case .inDoubt(_, let node):
                 return StartPermission(
                     allowed: false,
-                    why: "a move to node \(node) is in doubt; mobilityd goes on asking it which of the two runs \(unit)")
+                    why: "a move to node \(node) is in doubt; mobilityd goes on asking it which of the two runs \(unit)"
+                )
             case .departed(let node): return askElsewhere(unit, node)
             }
         }
@@ -122,14 +143,18 @@ extension NodeManager {
             if try host.isRunning(unit, on: node) {
                 return StartPermission(
                     allowed: false,
-                    why: "\(unit) runs on node \(node); bring it back there with `mobilityctl migrate \(unit) \(nodeName)`")
+                    why:
+                        "\(unit) runs on node \(node); bring it back there with "
+                        + "`mobilityctl migrate \(unit) \(nodeName)`"
+                )
             }
             try host.reclaim(unit)
             refresh(unit)
             return StartPermission(allowed: true)
         } catch {
             return StartPermission(
-                allowed: false, why: "\(unit) moved to node \(node), which cannot be asked whether it runs there: \(error)")
+                allowed: false,
+                why: "\(unit) moved to node \(node), which cannot be asked whether it runs there: \(error)")
         }
     }
 
@@ -137,13 +162,24 @@ extension NodeManager {
         answer("claim", completion) { [self] () throws(BusFault) in
             if state.withLock({ $0.arriving.contains(unit) }) { return }
             do throws(MoveError) {
+                if let conflict = state.withLock({ $0.conflicts[unit] }) {
+                    throw MoveError(.badAnnotation, "\(conflict)")
+                }
                 try AddressClaim(host: host, unit: unit).claim(
                     others: services().map { service in
-                        (unit: service.unit, addresses: service.virtualAddresses.compactMap { VirtualAddress(text: $0) })
+                        (
+                            unit: service.unit,
+                            addresses: service.virtualAddresses.compactMap { VirtualAddress(text: $0) }
+                        )
                     })
             } catch {
+                // The reason outlives this start: `mobilityctl status` shows it until one succeeds.
+                state.withLock { $0.claimProblems[unit] = error.problem }
+                log.error("claiming the addresses of \(unit): \(error)", metadata: ["unit": "\(unit)"])
+                refresh(unit)
                 throw BusFault(error)
             }
+            state.withLock { _ = $0.claimProblems.removeValue(forKey: unit) }
             log.notice("claimed the addresses of \(unit)", metadata: ["unit": "\(unit)"])
             refresh(unit)
         }

@@ -205,7 +205,6 @@ public final class Embryo: EmbryoBatchPort {
     /// SIGKILL, and waits until it is gone; reaped when it is our own child.
     public func kill() {
         process.kill()
-        _ = process.pidfd.hasEnded(milliseconds: 2000)
-        process.pidfd.reap()
+        if process.pidfd.hasEnded(milliseconds: 2000) { process.pidfd.reap() }
     }
 }

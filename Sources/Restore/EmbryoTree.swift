@@ -90,9 +90,12 @@ public final class EmbryoTree {
     }
 
     /// Ends all embryos.
-    public func abandon() {
+    ///
+    /// `traced` are the threads that this thread traces.
+    public func abandon(traced: [Int32] = []) {
         for (embryo, _) in temporary.values { embryo.process.kill() }
         for embryo in embryos.values { embryo.process.kill() }
+        for tid in traced where embryos[tid] == nil { Ptrace.awaitEnd(tid) }
         // Children first: what our own children leave behind is reaped by whoever adopts it.
         for process in sketch.processes.reversed() { embryos[process.pid]?.kill() }
         for (embryo, _) in temporary.values { embryo.kill() }

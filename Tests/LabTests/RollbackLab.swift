@@ -34,7 +34,9 @@ final class RollbackLab {
             ["/usr/bin/make", "-s", "-C", Product.repository, "install", "BUILD=\(build)", "DESTDIR=\(tree)"])
         lab = try Lab.up(
             hosts: hosts, clients: ["c"], name: "rb-\(getpid())-\(suffix)", product: .tree(tree))
-        for program in ["counter", "counter-client"] { try compile("\(Product.repository)/Tests/Programs/\(program).c") }
+        for program in ["counter", "counter-client"] {
+            try compile("\(Product.repository)/Tests/Programs/\(program).c")
+        }
         let size = megabytes > 0 ? " \(megabytes)" : ""
         for host in hosts {
             try install(program: "counter", on: host)
@@ -135,7 +137,9 @@ final class RollbackLab {
                 guard process.isRunning else { return true }
                 return numbers > before + 64
             }
-            guard process.isRunning else { throw LabError("the client has ended: \(process.errorOutput)\(process.output)") }
+            guard process.isRunning else {
+                throw LabError("the client has ended: \(process.errorOutput)\(process.output)")
+            }
         }
 
         /// Ends the client; no reset, no end, no lost and no doubled number may have been seen.
@@ -149,7 +153,8 @@ final class RollbackLab {
     // MARK: - Moves
 
     /// `mobilityctl migrate`, to its end.
-    func migrate(_ unit: String = RollbackLab.unit, from source: String, to destination: String) throws -> CommandResult {
+    func migrate(_ unit: String = RollbackLab.unit, from source: String, to destination: String) throws -> CommandResult
+    {
         try lab[source].run("mobilityctl", "migrate", unit, destination, allowFailure: true, timeout: .seconds(90))
     }
 
@@ -159,10 +164,8 @@ final class RollbackLab {
         sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
         let result = try migrate(unit, from: source, to: destination)
-        #expect(
-            result.succeeded,
-            "\(result.errorOutput)\n\(try log(on: source))\n--- \(destination)\n\(try log(on: destination))",
-            sourceLocation: sourceLocation)
+        let logs = result.succeeded ? "" : try "\(log(on: source))\n--- \(destination)\n\(log(on: destination))"
+        #expect(result.succeeded, "\(result.errorOutput)\n\(logs)", sourceLocation: sourceLocation)
         #expect(try property("MainPID", of: unit, on: destination) == "\(pid)", sourceLocation: sourceLocation)
         #expect(try property("ActiveState", of: unit, on: destination) == "active", sourceLocation: sourceLocation)
     }
@@ -195,8 +198,8 @@ final class RollbackLab {
                 return left.isEmpty
             }
         } catch {
-            Issue.record(
-                "left on \(destination): \(left)\n\(try log(on: destination))", sourceLocation: sourceLocation)
+            let log = try log(on: destination)
+            Issue.record("left on \(destination): \(left)\n\(log)", sourceLocation: sourceLocation)
         }
         let here = try traces(on: source, pid: pid)
         #expect(here.count == 2, "the address and the process, but: \(here)", sourceLocation: sourceLocation)

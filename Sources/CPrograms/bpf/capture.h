@@ -1,6 +1,6 @@
 // The records that the capture programs write, one after another, native (little) endian, without padding.
-// Every record begins with the header; `length` counts the header. KernelCapture/RecordDecoder.swift reads them: a change
-// here changes CAPTURE_VERSION.
+// Every record begins with the header; `length` counts the header. KernelCapture/RecordDecoder.swift reads them: a
+// change here changes CAPTURE_VERSION.
 #pragma once
 
 #define CAPTURE_VERSION 1u
@@ -82,4 +82,6 @@ struct capture_file {
     unsigned char local_address[16], remote_address[16];
     word name_length;
     unsigned char name[112];
+    // The first group of the socket's memberships; all zero without one.
+    unsigned char multicast_group[16];
 };

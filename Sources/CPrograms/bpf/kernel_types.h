@@ -168,6 +168,12 @@ struct unix_address { int len; struct sockaddr_un name[1]; };
 struct unix_sock { struct unix_address *addr; struct sock *peer; };
 struct request_sock_queue { atomic_t qlen; };
 struct inet_connection_sock { struct request_sock_queue icsk_accept_queue; void *icsk_ulp_ops; };
+struct in_addr { __u32 s_addr; };
+struct ip_mreqn { struct in_addr imr_multiaddr; };
+struct ip_mc_socklist { struct ip_mreqn multi; };
+struct ipv6_mc_socklist { struct in6_addr addr; };
+struct ipv6_pinfo { struct ipv6_mc_socklist *ipv6_mc_list; };
+struct inet_sock { struct ipv6_pinfo *pinet6; struct ip_mc_socklist *mc_list; };
 struct tcp_options_received { __u32 ts_recent; };
 struct tcp_sock { struct tcp_options_received rx_opt; bool is_mptcp; };
 

@@ -3,8 +3,8 @@ import Kernel
 import KernelCapture
 import ProcessImage
 
-/// A UDP socket: its addresses and options. Datagrams that wait in its receive queue stay behind, as a network that loses
-/// them would have it; those that arrive during the move are held and delivered like all packets.
+/// A UDP socket: its addresses and options. Datagrams that wait in its receive queue stay behind, as a network that
+/// loses them would have it; those that arrive during the move are held and delivered like all packets.
 enum UDPSocket: DescriptorKind {
     struct Record: Codable {
         var family: Int32
@@ -23,6 +23,14 @@ enum UDPSocket: DescriptorKind {
     static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
         guard let socket = probe.socket else { return [] }
         let object = "udp \(probe.endpoints)"
+        if !socket.multicastGroup.isEmpty {
+            return [
+                probe.socketRefusal(
+                    object, "is a member of the multicast group \(SocketName.text(socket.multicastGroup)), and memberships "
+                        + "belong to an interface of this host",
+                    remedy: "switch multicast (discovery, mDNS) off in the service, or move it by stop and start")
+            ]
+        }
         // A connected socket may have its address from the route; the other host's route gives it another.
         if socket.localPort != 0 && socket.remotePort == 0 && !context.isCarried(socket.localAddress) {
             return [
@@ -31,12 +39,14 @@ enum UDPSocket: DescriptorKind {
                     remedy: "bind it to the virtual address or to the wildcard address")
             ]
         }
-        guard socket.remotePort != 0 && !context.virtualAddresses.contains(socket.localAddress)
-            && !SocketName.isLoopback(socket.localAddress) && !context.allowsLoss
+        guard
+            socket.remotePort != 0 && !context.virtualAddresses.contains(socket.localAddress)
+                && !SocketName.isLoopback(socket.localAddress) && !context.allowsLoss
         else { return [] }
         return [
             probe.socketRefusal(
-                object, "will be lost: its local address is not a virtual address of the unit, so the peer would see another",
+                object,
+                "will be lost: its local address is not a virtual address of the unit, so the peer would see another",
                 remedy: "bind it to the virtual address, or accept the loss with the option allow-loss")
         ]
     }

@@ -1,0 +1,81 @@
+import Glibc
+import Kernel
+import Testing
+
+@testable import Lab
+
+/// The source's daemon ends in mid-move; the one that follows brings the move to its end.
+@Suite(.serialized)
+struct RollbackRecoveryTests {
+    private static let record = "/var/lib/mobilityd/ownership/unit-\(RollbackLab.unit)"
+
+    /// Ends the source's daemon while the service is frozen, with `before` done ahead of the next one's start.
+    private func endDaemon(_ lab: RollbackLab, before: String = "true") throws {
+        let a = try lab["a"]
+        let daemon = try lab.property("MainPID", of: "mobilityd", on: "a")
+        let move = try lab.beginMove(from: "a", to: "b")
+        try waitUntil("the frozen service", timeout: .seconds(20), interval: .milliseconds(1)) {
+            try a.run("cat", "/sys/fs/cgroup/system.slice/\(RollbackLab.unit)/moving/cgroup.events", allowFailure: true)
+                .output.contains("frozen 1")
+        }
+        // Stopped first, it starts again only when it is told to.
+        try a.run("sh", "-c", "kill -STOP \(daemon); \(before); kill -KILL \(daemon)")
+        _ = try move.wait(timeout: .seconds(30))
+        try waitUntil("the next mobilityd on a", timeout: .seconds(20), interval: .milliseconds(50)) {
+            try lab.property("ActiveState", of: "mobilityd", on: "a") == "active"
+                && lab.property("MainPID", of: "mobilityd", on: "a") != daemon
+        }
+    }
+
+    private func awaitRecovery(_ lab: RollbackLab) throws {
+        try waitUntil("the end of the unfinished move", timeout: .seconds(20), interval: .milliseconds(50)) {
+            try lab.log(on: "a", lines: 60).contains("is brought to its end")
+        }
+    }
+
+    @Test func `A daemon that ends before the commit leaves a service that runs on`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("crash", megabytes: 300)
+        let pid = try lab.start(on: "a")
+        let talk = try lab.connect()
+        try endDaemon(lab)
+        try awaitRecovery(lab)
+        try lab.expectUndisturbed(on: "a", not: "b", pid: pid, talk: talk)
+        try lab.expectMove(from: "a", to: "b", pid: pid)
+        try talk.finish()
+    }
+
+    @Test func `A move in doubt is asked about, and rolled back when the destination has not committed`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("doubt", megabytes: 300)
+        let pid = try lab.start(on: "a")
+        let talk = try lab.connect()
+        try endDaemon(lab, before: "echo in-doubt some-move b > \(Self.record)")
+        try awaitRecovery(lab)
+        #expect(try lab["a"].readText(Self.record) == "here\n")
+        try lab.expectUndisturbed(on: "a", not: "b", pid: pid, talk: talk)
+        try lab.expectMove(from: "a", to: "b", pid: pid)
+        try talk.finish()
+    }
+
+    @Test func `A move in doubt stays frozen until the destination answers, and ends here when it committed`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("given", megabytes: 300)
+        let pid = try lab.start(on: "a")
+        let a = try lab["a"]
+        // What a destination that has committed has on record; and a wire that is cut before the question.
+        try lab["b"].write("/var/lib/mobilityd/ownership/moves/some-move", RollbackLab.unit + "\n", mode: 0o600)
+        try endDaemon(lab, before: "ip link set eth0 down; echo in-doubt some-move b > \(Self.record)")
+        try waitUntil("the state in doubt") {
+            try a.run("mobilityctl", "status", RollbackLab.unit).output.contains("in doubt")
+        }
+        #expect(try a.run("cat", "/sys/fs/cgroup/system.slice/\(RollbackLab.unit)/moving/cgroup.freeze").trimmed == "1")
+        #expect(try a.run("mobilityctl", "migrate", RollbackLab.unit, "b", allowFailure: true).status == .exited(9))
+        try a.run("ip", "link", "set", "eth0", "up")
+        try awaitRecovery(lab)
+        #expect(try a.readText(Self.record) == "departed b\n")
+        #expect(try lab.property("ActiveState", on: "a") == "inactive")
+        #expect(try lab.property("Result", on: "a") == "success")
+        #expect(try lab.traces(on: "a", pid: pid).isEmpty)
+    }
+}
