@@ -36,8 +36,10 @@ struct SurvivalKindTests {
         let counters = try ClientCounters(lab["c"])
         for (source, destination) in [("a", "b"), ("b", "a")] {
             try lab.migrate(unit, from: source, to: destination)
-            #expect(try client.ask("check") == "OK", "after \(source)→\(destination)")
-            #expect(try client.ask("check") == "OK", "after \(source)→\(destination), the second time")
+            let first = try client.ask("check")
+            #expect(first == "OK", "after \(source)→\(destination)")
+            let second = try client.ask("check")
+            #expect(second == "OK", "after \(source)→\(destination), the second time")
             try expectArrived(unit, original, lab[destination])
             try expectLeft(unit, lab[source])
         }
