@@ -52,6 +52,28 @@ struct SurvivalKindTests {
         try lab["a"].run("systemctl", "stop", unit)
     }
 
+    @Test func `Threads that wait in system calls wait on through two moves, and wake for what they wait for`() throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let (unit, address) = ("waits.service", "10.10.10.63")
+        let program = try lab.compile("waits")
+        try lab.installService(unit, "[Service]\nExecStart=\(program) \(address) 7000\n")
+        try lab.annotate(unit: unit, address: address)
+        try lab["a"].start(unit)
+        let original = try MasterProcess(of: unit, on: lab["a"])
+        let client = try Asker(lab, address, port: 7000)
+        #expect(try client.ask("check") == "OK")
+        for (source, destination) in [("a", "b"), ("b", "a")] {
+            try lab.migrate(unit, from: source, to: destination)
+            let answer = try client.ask("check")
+            #expect(answer == "OK", "after \(source)→\(destination)")
+            try expectArrived(unit, original, lab[destination])
+        }
+        let awake = try client.ask("wake", timeout: .seconds(30))
+        #expect(awake == "OK")
+        client.close()
+        try lab["a"].run("systemctl", "stop", unit)
+    }
+
     /// The hosts' clocks are a thousand seconds apart: a service that kept its clocks owes it to the move.
     private func expectOffsetClocks(_ lab: Lab) throws {
         let uptimes = try ["a", "b"].map { (name: String) throws -> Int in
