@@ -102,10 +102,20 @@ public final class SourceMove {
             digests: host.digests)
     }
 
+    /// How often a running service is looked at before it is said to hold something that cannot be carried.
+    private static let looks = 4
+
     private func localCheck(_ inspector: ServiceInspector) throws(MoveError) -> [CheckLine] {
         try Self.step("checking \(unit)") {
-            let snapshot = try inspector.snapshot()
-            let refusals = inspector.check(snapshot)
+            var snapshot = try inspector.snapshot()
+            var refusals = inspector.check(snapshot)
+            // A running service changes while it is looked at: a descriptor that an epoll set watches is closed before
+            // its number is read. Only what every look finds is so. What this misses is found once it is frozen.
+            for _ in 1..<Self.looks where !refusals.isEmpty {
+                snapshot = try inspector.snapshot()
+                let found = Set(inspector.check(snapshot))
+                refusals = refusals.filter(found.contains)
+            }
             if !refusals.isEmpty { return refusals.map { CheckLine($0) } }
             return [
                 CheckLine(

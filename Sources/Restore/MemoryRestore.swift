@@ -137,6 +137,22 @@ extension ServiceRestore {
         return memory
     }
 
+    /// The seals of memfd_create(2) objects, F_ADD_SEALS of fcntl(2): after their content, which some of them forbid
+    /// to change.
+    func sealSharedObjects() throws(RestoreError) {
+        for (index, shared) in sharedObjects {
+            let object = image.sharedMemory[Int(index)]
+            // F_SEAL_SEAL alone is there from the beginning.
+            guard object.kind == .memfd, object.seals > 1 else { continue }
+            try step(0, "seals of memfd \(object.name)") { () throws(KernelError) in
+                let raw = shared.descriptor.raw
+                // F_SEAL_EXEC of an executable file would seal it against writing as well, mm/memfd.c.
+                try systemCall("fchmod", on: object.name) { fchmod(raw, object.mode & 0o777) }
+                try systemCall("fcntl", on: object.name) { ck_fcntl(raw, 1033, Int(object.seals)) }
+            }
+        }
+    }
+
     private var MFD_CLOEXEC_: Int { 1 }
     private var MFD_ALLOW_SEALING_: Int { 2 }
 

@@ -106,6 +106,7 @@ public final class ServiceRestore: RestoreContext {
         for process in image.processes { try restorePlace(process) }
         for process in image.processes { try restoreThreads(process) }
         for process in image.processes { try sealMemory(process) }
+        try sealSharedObjects()
         for process in image.processes { try restoreThreadAttributes(process) }
         for process in image.processes { try restoreLimits(process) }
         try seizeAll()
