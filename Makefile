@@ -18,8 +18,9 @@ bpf: $(BPF)
 Sources/CPrograms/%.bpf.o: Sources/CPrograms/bpf/%.bpf.c $(wildcard Sources/CPrograms/bpf/*.h)
 	$(CLANG) --target=bpf -mcpu=v3 -idirafter /usr/include/$(shell uname -m)-linux-gnu -O2 -g -Wall -Werror -c $< -o $@
 
+# The runtime is linked in: a node needs no Swift, and hosts of a lab start programs in a tree of their own.
 build: bpf
-	swift build -c $(CONFIG)
+	swift build -c $(CONFIG) --static-swift-stdlib
 
 install:
 	install -D -m 755 $(BUILD)/mobilityd $(DESTDIR)/usr/sbin/mobilityd

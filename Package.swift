@@ -53,7 +53,9 @@ let package = Package(
         .target(name: "CEmbryo"),
         room("Restore", uses: ["Resources", "Clocks", "CEmbryo"]),
         room("Peering", uses: ["Kernel", "COpenSSL"]),
-        room("Migration", uses: ["Capture", "Restore", "Addressing", "Peering", "Units", "NameCheck"], products: [logging]),
+        room(
+            "Migration", uses: ["Capture", "Restore", "Addressing", "Peering", "Units", "NameCheck"],
+            products: [logging]),
         room("BusContract"),
         .target(name: "CBusService"),
         room(

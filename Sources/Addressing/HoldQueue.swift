@@ -248,7 +248,7 @@ extension HoldQueue {
     private func waitForPacketsUnderWay() throws(AddressingError) {
         do throws(KernelError) {
             try systemCall("membarrier") { ck_syscall(Int(SYS_membarrier), 1, 0, 0, 0, 0, 0) }  // CMD_GLOBAL
-        } catch where error.code == .invalidArgument {
+        } catch  where error.code == .invalidArgument {
             // Not offered with nohz_full=, and nothing tells the end of a packet's way: it takes microseconds.
             _ = poll(nil, 0, 10)
         } catch {
@@ -262,7 +262,7 @@ extension HoldQueue {
             return try systemCall("read", on: lane.tap.interface.name) {
                 read(lane.tap.descriptor.raw, buffer.baseAddress, buffer.count)
             }
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             return nil
         } catch {
             throw .kernel(error)
@@ -277,7 +277,7 @@ extension HoldQueue {
                 write(lane.tap.descriptor.raw, bytes.baseAddress, bytes.count)
             }
             return true
-        } catch where error.code == .invalidArgument {
+        } catch  where error.code == .invalidArgument {
             return false
         } catch {
             throw .kernel(error)

@@ -98,7 +98,8 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         options.priority = Self.filterPriority
         result = bpf_tc_attach(&hook, &options)
         guard result == 0 else {
-            let hint = result == -EINVAL || result == -EEXIST
+            let hint =
+                result == -EINVAL || result == -EEXIST
                 ? "; a filter of another kind may have priority \(Self.filterPriority): give it another" : ""
             throw .program(step: "attach to", object: what, why: Self.reason(-result) + hint, log: "")
         }
@@ -171,7 +172,7 @@ struct ProgramMap: ~Copyable, Sendable {
             try systemCall("bpf", on: "lookup in map \(name)") {
                 bpf_map_lookup_elem(descriptor.raw, &key, &value) == 0 ? Int32(0) : -1
             }
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             return nil
         }
         return value
@@ -186,7 +187,8 @@ struct ProgramMap: ~Copyable, Sendable {
                 var next = empty
                 let isFirst = keys.isEmpty
                 try systemCall("bpf", on: "keys of map \(name)") {
-                    let result = isFirst
+                    let result =
+                        isFirst
                         ? bpf_map_get_next_key(descriptor.raw, nil, &next)
                         : bpf_map_get_next_key(descriptor.raw, &key, &next)
                     return result == 0 ? Int32(0) : -1
@@ -194,7 +196,7 @@ struct ProgramMap: ~Copyable, Sendable {
                 keys.append(next)
                 key = next
             }
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             return keys
         }
     }
@@ -213,6 +215,6 @@ struct ProgramMap: ~Copyable, Sendable {
             try systemCall("bpf", on: "delete in map \(name)") {
                 bpf_map_delete_elem(descriptor.raw, &key) == 0 ? Int32(0) : -1
             }
-        } catch where error.code == .noEntry {}
+        } catch  where error.code == .noEntry {}
     }
 }

@@ -74,6 +74,7 @@ private func enumerate(
     _ nodes: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?>?
 ) -> Int32 {
     guard let nodes, let service = service(userdata) else { return -EINVAL }
-    nodes.pointee = makeStringVector(service.paths(below: prefix))
+    guard let paths = makeStringVector(service.paths(below: prefix)) else { return -ENOMEM }
+    nodes.pointee = paths
     return 1
 }

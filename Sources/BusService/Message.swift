@@ -164,11 +164,12 @@ struct Outgoing {
     }
 }
 
-/// Runs `body` with a null-terminated array of C strings, as the `strv` arguments of libsystemd want it.
-func withStringVector<Result>(
-    _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
-) -> Result {
-    let vector = makeStringVector(strings)
+/// Runs `body` with a null-terminated array of C strings, as the `strv` arguments of libsystemd want it; `-ENOMEM`
+/// where memory is out.
+func withStringVector(
+    _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Int32
+) -> Int32 {
+    guard let vector = makeStringVector(strings) else { return -ENOMEM }
     defer {
         for index in 0..<strings.count { free(vector[index]) }
         free(vector)
@@ -176,10 +177,9 @@ func withStringVector<Result>(
     return body(vector)
 }
 
-/// A null-terminated array of C strings, both malloc'ed; the receiver frees them.
-func makeStringVector(_ strings: [String]) -> UnsafeMutablePointer<UnsafeMutablePointer<CChar>?> {
-    let stride = MemoryLayout<UnsafeMutablePointer<CChar>?>.stride
-    guard let memory = calloc(strings.count + 1, stride) else { fatalError("out of memory") }
+/// A null-terminated array of C strings, both malloc'ed; the receiver frees them. Nil where memory is out.
+func makeStringVector(_ strings: [String]) -> UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? {
+    guard let memory = calloc(strings.count + 1, MemoryLayout<UnsafeMutablePointer<CChar>?>.stride) else { return nil }
     let vector = memory.bindMemory(to: UnsafeMutablePointer<CChar>?.self, capacity: strings.count + 1)
     for (index, string) in strings.enumerated() { vector[index] = strdup(string) }
     return vector

@@ -72,7 +72,7 @@ public final class PageSource {
                     let last = (end + Self.pageSize - 1) & ~(Self.pageSize - 1)
                     runs.append(PageRun(owner: Int32(index), isShared: true, address: first, length: last - first))
                     offset = last
-                } catch where error.code.rawValue == ENXIO {
+                } catch  where error.code.rawValue == ENXIO {
                     break
                 }
             }

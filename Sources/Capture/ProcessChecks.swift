@@ -24,7 +24,8 @@ enum ProcessChecks {
                     refusal(
                         process, "process", process.leader.name,
                         "has ended and was not reaped by its parent \(process.leader.parent)",
-                        "repeat the check; if it stays, the parent does not wait for its children: restart the service"))
+                        "repeat the check; if it stays, the parent does not wait for its children: restart the service")
+                )
                 continue
             }
             refusals += tree(process, in: snapshot) + whole(process) + sharing(process, in: snapshot)
@@ -169,7 +170,10 @@ enum ProcessChecks {
                 thread.hasSyscallDispatch, "redirects system calls to itself (PR_SET_SYSCALL_USER_DISPATCH)",
                 "do not run an emulator in the service"
             ),
-            (thread.hasSemaphoreUndo, "holds System V semaphores with SEM_UNDO", "use the service's setting for other locks"),
+            (
+                thread.hasSemaphoreUndo, "holds System V semaphores with SEM_UNDO",
+                "use the service's setting for other locks"
+            ),
             (thread.hasCoreCookie, "is under core scheduling", "do not set PR_SCHED_CORE for the service"),
             (thread.hasMemoryPolicy, "has a NUMA memory policy", "remove NUMAPolicy= and set_mempolicy(2)"),
             (thread.seccompMode == 1, "is in strict seccomp mode", "use seccomp filters instead"),

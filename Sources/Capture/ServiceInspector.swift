@@ -111,7 +111,7 @@ public final class ServiceInspector {
         do throws(KernelError) {
             files[mapping.name] = try digests.identity(
                 path: mapping.name, opened: "/proc/\(mapping.pid)/map_files/\(range)", digesting: isStable)
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             // Unmapped since the snapshot.
         }
     }
@@ -126,7 +126,7 @@ public final class ServiceInspector {
             do throws(KernelError) {
                 files[probe.link] = try digests.identity(
                     path: probe.link, opened: "/proc/\(probe.pid)/fd/\(probe.number)")
-            } catch where error.code == .noEntry {
+            } catch  where error.code == .noEntry {
                 // Closed since the snapshot.
             }
         }

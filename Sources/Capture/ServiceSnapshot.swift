@@ -65,7 +65,7 @@ extension ServiceSnapshot {
     private static func process(_ task: TaskRecord, files: [FileRecord]) throws(KernelError) -> ProcessSnapshot? {
         do throws(KernelError) {
             return try living(task, files: files)
-        } catch where error.code == .noEntry || error.code == .noProcess {
+        } catch  where error.code == .noEntry || error.code == .noProcess {
             return nil
         }
     }
@@ -112,7 +112,7 @@ extension ServiceSnapshot {
             probe.socket = file.socket
             try readDetails(&probe)
             return probe
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             return nil
         }
     }

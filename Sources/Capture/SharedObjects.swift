@@ -33,7 +33,8 @@ struct SharedObjects {
                 let key = Key(device: mapping.device, inode: mapping.inode)
                 if places[key] == nil { places[key] = ("/proc/\(process.pid)/map_files/\(range)", mapping.name) }
             }
-            for probe in process.descriptors where Self.kind(ofName: probe.link) != nil && probe.mode & S_IFMT == S_IFREG {
+            for probe in process.descriptors
+            where Self.kind(ofName: probe.link) != nil && probe.mode & S_IFMT == S_IFREG {
                 let key = Key(device: probe.device, inode: probe.inode)
                 if places[key] == nil { places[key] = ("/proc/\(probe.pid)/fd/\(probe.number)", probe.link) }
             }

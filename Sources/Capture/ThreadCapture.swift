@@ -146,7 +146,8 @@ struct ThreadCapture {
         case .futex(let clock, let expires):
             return RestartImage(kind: .futex, remaining: max(0, expires - clocks.now(clock)), clock: clock)
         case .none, .other:
-            throw ResourceError(subject, "waits in system call \(registers[Self.origAx]), which cannot be entered again")
+            throw ResourceError(
+                subject, "waits in system call \(registers[Self.origAx]), which cannot be entered again")
         }
     }
 }

@@ -41,7 +41,7 @@ public struct Cgroup: Hashable, Sendable {
         let child = path + "/" + name
         do throws(KernelError) {
             try systemCall("mkdir", on: child) { mkdir(child, 0o755) }
-        } catch where error.code == .exists {}
+        } catch  where error.code == .exists {}
         return Cgroup(path: child)
     }
 
@@ -87,7 +87,7 @@ public struct Cgroup: Hashable, Sendable {
             for pid in pids {
                 do throws(KernelError) {
                     try other.take(pid: pid)
-                } catch where error.code == .noProcess {}
+                } catch  where error.code == .noProcess {}
             }
         }
     }
@@ -118,7 +118,7 @@ public struct Cgroup: Hashable, Sendable {
     public func awaitEmpty(timeoutMilliseconds: Int32 = 5000) throws(KernelError) {
         do throws(KernelError) {
             try awaitEvent("populated", value: "0", timeoutMilliseconds: timeoutMilliseconds)
-        } catch where error.code == .noEntry || error.code.rawValue == ENODEV {}
+        } catch  where error.code == .noEntry || error.code.rawValue == ENODEV {}
     }
 
     /// One value of `cgroup.events`, nil when it has no such line.
@@ -141,7 +141,9 @@ public struct Cgroup: Hashable, Sendable {
             let left = (deadline - Clock.monotonic) / 1_000_000
             guard left > 0 else { throw KernelError(call: "poll", object: "\(file) \(event)", code: .timedOut) }
             var poll = pollfd(fd: events.raw, events: Int16(POLLPRI), revents: 0)
-            try systemCall("poll", on: file) { Glibc.poll(&poll, 1, Int32(left)) }
+            // Never long in one piece: the kernel puts off a notification that comes within 10 ms of the last one
+            // (cgroup_file_notify), and who waits for a group that is removed meanwhile is not woken at all.
+            try systemCall("poll", on: file) { Glibc.poll(&poll, 1, Int32(min(left, 20))) }
         }
     }
 }

@@ -36,7 +36,7 @@ extension Pidfd {
 
     /// Reaps the process when it is a child of ours that has ended; false when it is not our child.
     @discardableResult
-    public func reap() -> Bool { waitpid(pid, nil, 0x4000_0000 /* __WALL */) == pid }
+    public func reap() -> Bool { waitpid(pid, nil, 0x4000_0000 /* __WALL */ | WNOHANG) == pid }
 }
 
 extension ProcessMemory {

@@ -96,7 +96,9 @@ public enum Files {
     public static func writeControl(_ path: String, _ text: String) throws(KernelError) {
         let file = try FileDescriptor.open(path, O_WRONLY)
         let bytes = [UInt8](text.utf8)
-        try systemCall("write", on: path) { bytes.withUnsafeBytes { Glibc.write(file.raw, $0.baseAddress, bytes.count) } }
+        try systemCall("write", on: path) {
+            bytes.withUnsafeBytes { Glibc.write(file.raw, $0.baseAddress, bytes.count) }
+        }
     }
 
     /// Writes beside, fsyncs and renames, so that a reader sees the old content or the new, never a part.
@@ -150,7 +152,7 @@ public enum Files {
             prefix += "/" + part
             do throws(KernelError) {
                 try systemCall("mkdir", on: prefix) { mkdir(prefix, mode) }
-            } catch where error.code == .exists {}
+            } catch  where error.code == .exists {}
         }
     }
 }

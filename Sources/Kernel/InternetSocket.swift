@@ -118,7 +118,7 @@ public enum InternetSocket {
         let raw = socket.raw
         do throws(KernelError) {
             try systemCall("connect", on: "\(address)") { address.withRaw { Glibc.connect(raw, $0, $1) } }
-        } catch where error.code.rawValue == EINPROGRESS {
+        } catch  where error.code.rawValue == EINPROGRESS {
             guard try Poll.wait(raw, for: POLLOUT, until: deadline) != nil else {
                 throw KernelError(call: "connect", object: "\(address)", code: .timedOut)
             }

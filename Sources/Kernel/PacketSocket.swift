@@ -80,7 +80,7 @@ public struct PacketSocket: ~Copyable, Sendable {
         }
         do throws(KernelError) {
             return try descriptor.read(upTo: 2048)
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             return nil
         }
     }

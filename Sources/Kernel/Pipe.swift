@@ -43,7 +43,7 @@ public enum Pipe {
             var content: [UInt8] = []
             while content.count < count { content += try copy.read.read(upTo: count - content.count) }
             return content
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             return []
         }
     }

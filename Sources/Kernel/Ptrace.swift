@@ -107,7 +107,7 @@ public enum Ptrace {
             var bytes = [UInt8](repeating: 0, count: count * 8)
             _ = try transfer(0x420c, tid, index, &bytes, "PTRACE_SECCOMP_GET_FILTER")
             return bytes
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             return nil
         }
     }

@@ -33,9 +33,9 @@ public struct RouteMonitor: ~Copyable, Sendable {
     public func events() throws(KernelError) -> [Event] {
         do throws(KernelError) {
             return Self.parse(try descriptor.read(upTo: 65536))
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             return []
-        } catch where error.code.rawValue == ENOBUFS {
+        } catch  where error.code.rawValue == ENOBUFS {
             return [.overrun]
         }
     }

@@ -237,7 +237,7 @@ public enum Socket {
                 }
             }
             bytes.removeLast(count - got)
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             return nil
         }
         let descriptors = Self.descriptors(in: control.prefix(controlLength))

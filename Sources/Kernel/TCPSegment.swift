@@ -21,7 +21,8 @@ public struct TCPSegment: Sendable {
     public func send(acknowledging acknowledgement: UInt32, finish: Bool) throws(KernelError) {
         let header = tcpHeader(acknowledgement, flags: finish ? 0x11 : 0x10)
         let raw = try Socket.make(isIPv4 ? AF_INET : AF_INET6, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
-        var target = isIPv4
+        var target =
+            isIPv4
             ? SocketName.ipv4(destinationBytes, port: 0) : SocketName.ipv6(destinationBytes, port: 0)
         target.port = 0
         try Socket.send(raw, ipHeader(length: header.count) + header, to: target)

@@ -39,7 +39,7 @@ public struct TapDevice: ~Copyable, Sendable {
         do throws(KernelError) {
             try setOffloads(basic | segmentedDatagrams)
             return true
-        } catch where error.code == .invalidArgument {
+        } catch  where error.code == .invalidArgument {
             try setOffloads(basic)
             return false
         }

@@ -24,15 +24,17 @@ public enum BlockingThread {
         defer { pthread_attr_destroy(&attributes) }
         let box = Unmanaged.passRetained(Body(name: name, run: body))
         var thread = pthread_t()
-        let code = pthread_create(&thread, &attributes, { argument in
-            guard let argument else { return nil }
-            let body = Unmanaged<Body>.fromOpaque(argument).takeRetainedValue()
-            body.name.withCString {
-                _ = ck_syscall(Int(SYS_prctl), Int(PR_SET_NAME), Int(bitPattern: $0), 0, 0, 0, 0)
-            }
-            body.run()
-            return nil
-        }, box.toOpaque())
+        let code = pthread_create(
+            &thread, &attributes,
+            { argument in
+                guard let argument else { return nil }
+                let body = Unmanaged<Body>.fromOpaque(argument).takeRetainedValue()
+                body.name.withCString {
+                    _ = ck_syscall(Int(SYS_prctl), Int(PR_SET_NAME), Int(bitPattern: $0), 0, 0, 0, 0)
+                }
+                body.run()
+                return nil
+            }, box.toOpaque())
         guard code == 0 else {
             box.release()
             throw KernelError(call: "pthread_create", object: name, code: Errno(rawValue: code))

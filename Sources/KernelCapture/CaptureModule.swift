@@ -54,7 +54,8 @@ public final class CaptureModule: Sendable {
             return bpf_object__open_mem(program.start, program.length, &options)
         }
         guard let pointer else {
-            throw CaptureModuleError(problem: "cannot open the object", cause: lastError("bpf_object__open_mem"), log: log.text)
+            throw CaptureModuleError(
+                problem: "cannot open the object", cause: lastError("bpf_object__open_mem"), log: log.text)
         }
         let code = bpf_object__load(pointer)
         guard code == 0 else {

@@ -17,9 +17,12 @@ public struct AddressClaim: Sendable {
     public func claim(others: [(unit: String, addresses: [VirtualAddress])]) throws(MoveError) {
         let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
         for other in others where other.unit != unit {
-            if let shared = view.addresses.first(where: { address in other.addresses.contains { $0.bytes == address.bytes } }) {
+            if let shared = view.addresses.first(where: { address in
+                other.addresses.contains { $0.bytes == address.bytes }
+            }) {
                 throw MoveError(
-                    .addressInUse, "\(shared) is also the VirtualAddress= of \(other.unit); an address belongs to one unit")
+                    .addressInUse,
+                    "\(shared) is also the VirtualAddress= of \(other.unit); an address belongs to one unit")
             }
         }
         if let line = NameLines.check(view).first(where: { !$0.passed }) {

@@ -125,7 +125,8 @@ final class Arrival {
 
     private func buildTree(_ undo: inout UndoStack) throws(MoveError) {
         tree = try SourceMove.step("making the processes of \(offer.unit)") {
-            let clocks = try TimeNamespace.create(continuing: offer.sketch.clocks, elapsedRealtime: elapsed(offer.sketch.clocks))
+            let clocks = try TimeNamespace.create(
+                continuing: offer.sketch.clocks, elapsedRealtime: elapsed(offer.sketch.clocks))
             let directory = try FileDescriptor.open(cgroup.path, O_RDONLY | O_DIRECTORY)
             return try EmbryoTree.build(
                 treeSketch, at: TreePlace(cgroup: directory.raw, holder: holder, timeNamespace: clocks.raw))
@@ -162,7 +163,9 @@ final class Arrival {
         timeline.mark("image")
         warmth = try SourceMove.step("preparing to move processes") { try MigrationWarmth(holder, in: cgroup) }
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
-        try SourceMove.step("placing the unit's own files") { try message.localState.place(allowed: view.ownPaths, root: holderRoot) }
+        try SourceMove.step("placing the unit's own files") {
+            try message.localState.place(allowed: view.ownPaths, root: holderRoot)
+        }
         try verifyFiles(message.image)
         guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {
             throw MoveError(.step, "the service has made or ended processes since the check")
@@ -185,7 +188,9 @@ final class Arrival {
             }
         }
         for identity in Set(identities) where !identity.digest.isEmpty {
-            let here = try SourceMove.step("reading \(identity.path)") { try host.digests.identity(path: identity.path, opened: holderRoot + identity.path) }
+            let here = try SourceMove.step("reading \(identity.path)") {
+                try host.digests.identity(path: identity.path, opened: holderRoot + identity.path)
+            }
             guard here.digest == identity.digest else {
                 throw MoveError(.step, "\(identity.path) differs from the source's")
             }

@@ -47,7 +47,8 @@ final class ArrivalCheck {
             let view = try UnitView.load(offer.unit, systemd: systemd)
             self.view = view
             guard view.status.activeState == "inactive" || view.status.activeState == "failed" else {
-                return fail("unit", offer.unit, "is \(view.status.activeState) on node \(host.name); stop it there first")
+                return fail(
+                    "unit", offer.unit, "is \(view.status.activeState) on node \(host.name); stop it there first")
             }
             let theirs = Set(offer.virtualAddresses)
             let ours = Set(view.addresses.map(\.description))
@@ -129,7 +130,10 @@ final class ArrivalCheck {
             // The same wildcard or address; a listener on another address of this host is no obstacle.
             let short = address.dropLast(4).allSatisfy { $0 == 0 || $0 == 0xff } ? Array(address.suffix(4)) : address
             let isWildcard = short.allSatisfy { $0 == 0 }
-            guard taken.contains(where: { $0.port == listener.port && ($0.address == short || isWildcard || $0.isWildcard) })
+            guard
+                taken.contains(where: {
+                    $0.port == listener.port && ($0.address == short || isWildcard || $0.isWildcard)
+                })
             else { continue }
             clashes += 1
             fail(
@@ -147,7 +151,9 @@ final class ArrivalCheck {
         // The source read its clock right before it sent the offer.
         let difference = abs(offer.sketch.clocks.realtime - Clock.realtime) / 1_000_000
         if difference <= Self.clockTolerance {
-            pass("clock", host.name, "the hosts' time of day is at most \(difference) ms apart; ticks there \(remote.hertz) Hz")
+            pass(
+                "clock", host.name,
+                "the hosts' time of day is at most \(difference) ms apart; ticks there \(remote.hertz) Hz")
         } else {
             fail(
                 "clock", host.name,

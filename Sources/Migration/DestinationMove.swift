@@ -77,6 +77,7 @@ public final class DestinationMove {
             try conversation.send(.prepared)
             try takeImage(arrival)
         } catch {
+            log.error("the arrival of \(offer.unit) fails: \(error)")
             _ = host.moves.decide(offer.move, .abandoned)
             undo.rollBack().forEach { log.error("rolling back: \($0)") }
             arriving(offer.unit, .rolledBack)

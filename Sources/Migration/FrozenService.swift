@@ -39,7 +39,7 @@ final class FrozenService {
         // The kill comes before the thaw, so that nothing of the service runs in between.
         try moving.kill()
         // Not `thaw`, which awaits the event: the group may be gone before it comes.
-        do throws(KernelError) { try moving.requestThaw() } catch where error.code == .noEntry {}
+        do throws(KernelError) { try moving.requestThaw() } catch  where error.code == .noEntry {}
         try moving.awaitEmpty()
         holds?.release()
         holds = nil
@@ -54,7 +54,7 @@ extension Cgroup {
             let pids = try ownProcesses()
             if pids.isEmpty { return }
             for pid in pids {
-                do throws(KernelError) { try other.take(pid: pid) } catch where error.code == .noProcess {}
+                do throws(KernelError) { try other.take(pid: pid) } catch  where error.code == .noProcess {}
             }
         }
     }

@@ -21,7 +21,7 @@ struct RuntimeDropIn: Sendable {
 
     /// Removes it, and its directory when nothing else is in there; not being there is no error.
     func remove() throws(KernelError) {
-        do throws(KernelError) { try Files.remove(path) } catch where error.code == .noEntry {}
+        do throws(KernelError) { try Files.remove(path) } catch  where error.code == .noEntry {}
         rmdir(directory)
     }
 }

@@ -119,7 +119,7 @@ extension SourceMove {
     }
 
     private func removeIfThere(_ path: String) throws(KernelError) {
-        do throws(KernelError) { try Files.remove(path) } catch where error.code == .noEntry {}
+        do throws(KernelError) { try Files.remove(path) } catch  where error.code == .noEntry {}
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {

@@ -72,7 +72,7 @@ extension SourceMove {
         while true {
             do throws(MoveError) {
                 return try freezeOnce(view, lanes, conversation)
-            } catch where error.kind == .changed && attempt < Self.attempts {
+            } catch  where error.kind == .changed && attempt < Self.attempts {
                 log.info("freezing again: \(error.problem)")
                 attempt += 1
                 try cancellation.check()

@@ -33,7 +33,9 @@ public struct UnitView: Sendable {
 
     /// The unit's cgroup.
     public func cgroup() throws(MoveError) -> Cgroup {
-        guard !status.controlGroup.isEmpty else { throw MoveError(.invalid, "unit \(name) has no cgroup: it is not running") }
+        guard !status.controlGroup.isEmpty else {
+            throw MoveError(.invalid, "unit \(name) has no cgroup: it is not running")
+        }
         do throws(KernelError) { return try Cgroup.at(status.controlGroup) } catch {
             throw MoveError(.step, "\(error)")
         }

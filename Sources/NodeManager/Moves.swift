@@ -56,7 +56,9 @@ extension NodeManager {
             try move.run()
             finish(id, fault: nil)
         } catch {
-            log.error("move of \(migration.unit) to \(migration.destination): \(error)", metadata: ["unit": "\(migration.unit)"])
+            log.error(
+                "move of \(migration.unit) to \(migration.destination): \(error)",
+                metadata: ["unit": "\(migration.unit)"])
             post(.logMessage(id, priority: 3, line: error.problem))
             finish(id, fault: BusFault(error))
         }

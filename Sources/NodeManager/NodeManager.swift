@@ -104,7 +104,8 @@ public final class NodeManager: ManagerBackend {
 
     /// Runs `body` on a thread of its own and answers with its result.
     func answer<Value: Sendable>(
-        _ name: String, _ completion: @escaping Completion<Value>, _ body: @escaping @Sendable () throws(BusFault) -> Value
+        _ name: String, _ completion: @escaping Completion<Value>,
+        _ body: @escaping @Sendable () throws(BusFault) -> Value
     ) {
         do throws(KernelError) {
             try BlockingThread.start(name) {

@@ -130,7 +130,8 @@ extension NodeManager {
             case .inDoubt(_, let node):
                 return StartPermission(
                     allowed: false,
-                    why: "a move to node \(node) is in doubt; mobilityd goes on asking it which of the two runs \(unit)")
+                    why: "a move to node \(node) is in doubt; mobilityd goes on asking it which of the two runs \(unit)"
+                )
             case .departed(let node): return askElsewhere(unit, node)
             }
         }
@@ -142,14 +143,18 @@ extension NodeManager {
             if try host.isRunning(unit, on: node) {
                 return StartPermission(
                     allowed: false,
-                    why: "\(unit) runs on node \(node); bring it back there with `mobilityctl migrate \(unit) \(nodeName)`")
+                    why:
+                        "\(unit) runs on node \(node); bring it back there with "
+                        + "`mobilityctl migrate \(unit) \(nodeName)`"
+                )
             }
             try host.reclaim(unit)
             refresh(unit)
             return StartPermission(allowed: true)
         } catch {
             return StartPermission(
-                allowed: false, why: "\(unit) moved to node \(node), which cannot be asked whether it runs there: \(error)")
+                allowed: false,
+                why: "\(unit) moved to node \(node), which cannot be asked whether it runs there: \(error)")
         }
     }
 
@@ -162,7 +167,10 @@ extension NodeManager {
                 }
                 try AddressClaim(host: host, unit: unit).claim(
                     others: services().map { service in
-                        (unit: service.unit, addresses: service.virtualAddresses.compactMap { VirtualAddress(text: $0) })
+                        (
+                            unit: service.unit,
+                            addresses: service.virtualAddresses.compactMap { VirtualAddress(text: $0) }
+                        )
                     })
             } catch {
                 // The reason outlives this start: `mobilityctl status` shows it until one succeeds.

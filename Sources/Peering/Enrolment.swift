@@ -68,7 +68,8 @@ public enum Enrolment {
         if !force {
             for path in [paths.key, paths.certificate] where Files.exists(path) {
                 throw .enrolment(
-                    file: path, why: "exists already; a new identity must be enrolled again on every other node, "
+                    file: path,
+                    why: "exists already; a new identity must be enrolled again on every other node, "
                         + "so it is replaced only by force")
             }
         }

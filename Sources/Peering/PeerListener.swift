@@ -82,7 +82,7 @@ public final class PeerListener: Sendable {
             // [::] takes IPv4 as well; without IPv6 in the kernel or on the host there is 0.0.0.0.
             do throws(KernelError) {
                 return try bound("::", port)
-            } catch where [EAFNOSUPPORT, EADDRNOTAVAIL].contains(error.code.rawValue) {
+            } catch  where [EAFNOSUPPORT, EADDRNOTAVAIL].contains(error.code.rawValue) {
                 return try bound("0.0.0.0", port)
             }
         }

@@ -12,7 +12,7 @@ enum Wire {
             while at < bytes.count {
                 do throws(KernelError) {
                     at += try InternetSocket.send(socket, UnsafeRawBufferPointer(rebasing: bytes[at...]))
-                } catch where error.code == .again {
+                } catch  where error.code == .again {
                     // Checked apart: a peer that drains slowly never lets poll time out.
                     let found = deadline.hasPassed ? nil : try Poll.wait(socket.raw, for: POLLOUT, until: deadline)
                     if found == nil {
@@ -38,7 +38,7 @@ enum Wire {
                     let count = try InternetSocket.receive(socket, into: buffer)
                     if count == 0 { break }
                     return count
-                } catch where error.code == .again {
+                } catch  where error.code == .again {
                     if try Poll.wait(socket.raw, for: POLLIN, until: deadline) == nil {
                         throw KernelError(call: "recv", object: "", code: .timedOut)
                     }

@@ -157,7 +157,8 @@ public struct SharedMemoryImage: Codable, Sendable {
     public var identifier: Int32
     public var mode: UInt32
     public init(
-        kind: Kind, name: String, size: UInt64, seals: UInt32 = 0, key: Int32 = 0, identifier: Int32 = 0, mode: UInt32 = 0
+        kind: Kind, name: String, size: UInt64, seals: UInt32 = 0, key: Int32 = 0, identifier: Int32 = 0,
+        mode: UInt32 = 0
     ) {
         self.kind = kind
         self.name = name

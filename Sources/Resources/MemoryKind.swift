@@ -47,7 +47,9 @@ public protocol MemoryKind: SendableMetatype {
     static func capture(_ probe: VMAProbe, in context: any CaptureContext) throws(ResourceError) -> VMAImage
     /// The ranges of this mapping whose content must be sent because nothing on the destination has it:
     /// virtual addresses, page aligned, ascending, adjacent ones merged. `pagemap` is /proc/PID/pagemap.
-    static func privateContent(_ vma: VMAImage, pagemap: borrowing FileDescriptor) throws(ResourceError) -> [Range<UInt64>]
+    static func privateContent(_ vma: VMAImage, pagemap: borrowing FileDescriptor) throws(ResourceError) -> [Range<
+        UInt64
+    >]
     /// Maps it at its final address in `embryo`, writable where content will be written; final protection and
     /// advice are set by `seal`.
     static func restore(

@@ -96,7 +96,8 @@ enum EmbryoBirth {
             EmbryoCall(Int32(SYS_sigaltstack), [.bytes(disabledStack), .int(0)], on: "alternate stack"),
             EmbryoCall(Int32(SYS_pidfd_open), [.int(getpid()), .int(0)], on: "daemon"),
             EmbryoCall(
-                Int32(SYS_dup3), [.int(0), .int(control), .int(O_CLOEXEC)], on: "control descriptor", mustSucceed: false,
+                Int32(SYS_dup3), [.int(0), .int(control), .int(O_CLOEXEC)], on: "control descriptor",
+                mustSucceed: false,
                 takes: (0, 1)),
             EmbryoCall(Int32(SYS_close_range), [.int(0), .int(control - 1), .int(0)], on: "descriptors"),
             EmbryoCall(

@@ -35,7 +35,7 @@ public final class EmbryoRegion: @unchecked Sendable {
             if avoiding.contains(where: { $0.overlaps(wanted) }) { continue }
             do throws(KernelError) {
                 found = try MappedRegion(at: candidate - step, count: size)
-            } catch where error.code == .exists {}
+            } catch  where error.code == .exists {}
         }
         guard let region = consume found else {
             throw KernelError(call: "mmap", object: "free address range of \(size) bytes", code: .noMemory)

@@ -126,7 +126,8 @@ final class EmbryoSlot {
         return prepared
     }
 
-    private func perform(_ calls: ArraySlice<EmbryoCall>, _ prepared: [Prepared]) throws(KernelError) -> [EmbryoResult] {
+    private func perform(_ calls: ArraySlice<EmbryoCall>, _ prepared: [Prepared]) throws(KernelError) -> [EmbryoResult]
+    {
         let header = Self.header(base)
         // The seam: a test makes the n-th batch fail without reaching the embryo.
         try systemCall("embryo call", on: calls.first?.object ?? "") { 0 }

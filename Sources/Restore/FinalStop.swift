@@ -61,7 +61,7 @@ extension ServiceRestore {
     private func enterAgain(_ thread: ThreadImage, _ process: ProcessImage) throws(RestoreError) -> [UInt64] {
         guard let restart = thread.restart else { return [] }
         let registers = try words(thread.registers, thread.tid)
-        let number = Int32(truncatingIfNeeded: registers[Register.originalAx])
+        let number = Self.originalCall(registers, restart)
         var arguments: [EmbryoArgument] = [
             Register.di, Register.si, Register.dx, Register.r10, Register.r8, Register.r9,
         ].map { .address(registers[$0]) }
@@ -86,6 +86,22 @@ extension ServiceRestore {
             sched_yield()
         }
         return registers
+    }
+
+    /// The call that the thread is in. One that was interrupted before, by a former move for example, shows as
+    /// restart_syscall(2); its arguments are still those of the call that the application made.
+    private static func originalCall(_ registers: [UInt64], _ restart: RestartImage) -> Int32 {
+        let number = Int32(truncatingIfNeeded: registers[Register.originalAx])
+        guard number == Int32(SYS_restart_syscall) else { return number }
+        switch restart.kind {
+        case .poll: return Int32(SYS_poll)
+        case .futex: return Int32(SYS_futex)
+        case .nanosleep:
+            // The first argument is a clock there and a pointer here. Nothing is mapped in the lowest page, and
+            // clocks of other processes, which are negative, are for clock_nanosleep(2) only.
+            let isClock = registers[Register.di] < 4096 || restart.clock < 0
+            return Int32(isClock ? SYS_clock_nanosleep : SYS_nanosleep)
+        }
     }
 
     /// FUTEX_WAIT takes a duration, FUTEX_WAIT_BITSET a moment on one of two clocks.

@@ -37,13 +37,14 @@ extension ServiceRestore {
                 "process \(process.pid) has \(wanted) seccomp filters, the unit's sandbox \(filters.count): "
                     + "filters that a process installs itself cannot be carried")
         }
+        let inUserNamespace = try Sandbox.hasUserNamespace(tree.place)
         let own = try step(process.pid, "own capabilities") { () throws(KernelError) in try Self.ownCapabilities() }
         for thread in process.threads {
             let slot = try slot(thread, embryo)
             try step(thread.tid, "rights") { () throws(KernelError) in
                 // Traced with PTRACE_O_SUSPEND_SECCOMP, so a filter binds only once the process is let go.
                 for filter in filters.prefix(wanted) { _ = try slot.run([Self.install(filter, slot)]) }
-                _ = try slot.run(Self.identity(process.credentials, own))
+                _ = try slot.run(Self.identity(process.credentials, own, groupsAreSet: inUserNamespace))
             }
         }
         // After the ids: changing them has reset both.
@@ -95,14 +96,19 @@ extension ServiceRestore {
         EmbryoCall(Int32(SYS_prctl), [.int(option), .int(value), .int(third), .int(0), .int(0)], on: what)
     }
 
-    private static func identity(_ wanted: CredentialsImage, _ own: UInt64) -> [EmbryoCall] {
+    static func setGroups(_ wanted: CredentialsImage) -> EmbryoCall {
         var groups = Words()
         for group in wanted.supplementaryGroups { groups.add(group) }
         let count = wanted.supplementaryGroups.count
+        return EmbryoCall(Int32(SYS_setgroups), [.int(count), .bytes(groups.bytes)], on: "supplementary groups")
+    }
+
+    private static func identity(
+        _ wanted: CredentialsImage, _ own: UInt64, groupsAreSet: Bool
+    ) -> [EmbryoCall] {
         // SECBIT_NO_SETUID_FIXUP: leaving root takes no capability until capset does.
         var calls = [
             prctl(28, 1 << 2, on: "securebits"),
-            EmbryoCall(Int32(SYS_setgroups), [.int(count), .bytes(groups.bytes)], on: "supplementary groups"),
             EmbryoCall(
                 Int32(SYS_setresgid),
                 [.int(Int(wanted.realGroup)), .int(Int(wanted.effectiveGroup)), .int(Int(wanted.savedGroup))],
@@ -114,6 +120,8 @@ extension ServiceRestore {
                 on: "user ids"),
             EmbryoCall(Int32(SYS_setfsuid), [.int(Int(wanted.fileSystemUser))], on: "file system user"),
         ]
+        // systemd denies setgroups(2) in the user namespaces it makes; there they were set before it was entered.
+        if !groupsAreSet { calls.insert(setGroups(wanted), at: 1) }
         for capability in 0...40 where wanted.bounding & (1 << UInt64(capability)) == 0 {
             calls.append(prctl(24, capability, on: "bounding set, capability \(capability)"))
         }

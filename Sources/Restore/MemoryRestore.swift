@@ -57,7 +57,8 @@ extension ServiceRestore {
             for part in Self.missing(vma, in: process.vmas) {
                 calls.append(
                     EmbryoCall(
-                        Int32(SYS_munmap), [.address(part.start), .int(Int(part.end - part.start))], on: "gone mapping"))
+                        Int32(SYS_munmap), [.address(part.start), .int(Int(part.end - part.start))], on: "gone mapping")
+                )
             }
         }
         if calls.isEmpty { return }

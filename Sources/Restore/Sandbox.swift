@@ -1,6 +1,7 @@
 import CKernel
 import Glibc
 import Kernel
+import ProcessImage
 import Resources
 
 /// Moves an embryo into what systemd set up for the arriving unit's holder.
@@ -39,15 +40,26 @@ enum Sandbox {
 
     /// The user namespace comes last, when all processes exist: inside it no number can be chosen any more, and it
     /// takes only a process without threads, setns(2). True when it was entered.
-    static func enterUserNamespace(_ embryo: Embryo, _ place: TreePlace) throws(RestoreError) -> Bool {
-        guard let holder = place.holder, try differs(.user, holder) else { return false }
+    ///
+    /// The supplementary groups go before: systemd denies setgroups(2) inside, exec_context's setup_private_users().
+    static func enterUserNamespace(
+        _ embryo: Embryo, _ place: TreePlace, _ credentials: CredentialsImage
+    ) throws(RestoreError) -> Bool {
+        guard let holder = place.holder, try hasUserNamespace(place) else { return false }
         guard embryo.threads.count == 1 else {
             throw .namespace(kind: "user", holder: holder, why: "process \(embryo.pid) has threads already")
         }
         try step(embryo.pid, "user namespace") { () throws(KernelError) in
+            try embryo.run([ServiceRestore.setGroups(credentials)])
             try join(embryo, try NamespaceKind.user.open(of: holder), .user)
         }
         return true
+    }
+
+    /// Whether the unit has a user namespace of its own (PrivateUsers=).
+    static func hasUserNamespace(_ place: TreePlace) throws(RestoreError) -> Bool {
+        guard let holder = place.holder else { return false }
+        return try differs(.user, holder)
     }
 
     private static func differs(_ kind: NamespaceKind, _ holder: Int32) throws(RestoreError) -> Bool {

@@ -93,7 +93,7 @@ public final class ServiceRestore: RestoreContext {
         try step(pid, "content at 0x\(String(run.address, radix: 16))") { () throws(KernelError) in
             do throws(KernelError) {
                 try ProcessMemory.write(pid: pid, address: run.address, bytes)
-            } catch where error.code == .fault {
+            } catch  where error.code == .fault {
                 // Pages that the process itself may not write.
                 try ProcessMemory.force(pid: pid, address: run.address, bytes)
             }

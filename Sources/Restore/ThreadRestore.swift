@@ -13,7 +13,7 @@ extension ServiceRestore {
         let missing = process.threads.dropFirst().map(\.tid).filter { tid in
             !embryo.threads.contains { $0.tid == tid }
         }
-        guard try Sandbox.enterUserNamespace(embryo, tree.place) else {
+        guard try Sandbox.enterUserNamespace(embryo, tree.place, process.credentials) else {
             for tid in missing { try embryo.cloneThread(tid) }
             return
         }
@@ -44,7 +44,8 @@ extension ServiceRestore {
                     calls.append(
                         EmbryoCall(
                             Int32(SYS_rt_sigqueueinfo),
-                            [.int(process.pid), .int(Self.number(signal)), .bytes(signal.content)], on: "pending signal"))
+                            [.int(process.pid), .int(Self.number(signal)), .bytes(signal.content)], on: "pending signal"
+                        ))
                 }
             }
             for signal in thread.pendingSignals {

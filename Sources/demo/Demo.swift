@@ -186,8 +186,12 @@ struct Demo {
         outcome.resets = delta("Tcp.EstabResets") + (answers.resets ?? 0) + (file.resets ?? 0)
         outcome.timeouts = delta("TcpExt.TCPTimeouts")
         outcome.retransmitted = delta("Tcp.RetransSegs")
-        say("\nClient: " + ["Tcp.RetransSegs", "TcpExt.TCPTimeouts", "TcpExt.TCPLossProbes", "Tcp.EstabResets",
-            "Tcp.OutRsts", "Tcp.AttemptFails"].map { "\($0) +\(delta($0))" }.joined(separator: ", "))
+        say(
+            "\nClient: "
+                + [
+                    "Tcp.RetransSegs", "TcpExt.TCPTimeouts", "TcpExt.TCPLossProbes", "Tcp.EstabResets",
+                    "Tcp.OutRsts", "Tcp.AttemptFails",
+                ].map { "\($0) +\(delta($0))" }.joined(separator: ", "))
         say("\(outcome.requests) requests answered, \(outcome.failed) failed, \(answers.reconnects ?? 0) reconnects")
 
         if outcome.moves != 2 { outcome.problems.append("\(outcome.moves) of 2 moves were made") }

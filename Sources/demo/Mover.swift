@@ -29,7 +29,8 @@ struct MigrateUnit: Mover {
     private static let interface = "org.mobilityd1.Migration"
 
     func prepare(_ hosts: [LabHost], address: String) throws {
-        for host in hosts where try host.run("systemctl", "is-active", "mobilityd", allowFailure: true).trimmed != "active" {
+        for host in hosts
+        where try host.run("systemctl", "is-active", "mobilityd", allowFailure: true).trimmed != "active" {
             let log = try host.run("journalctl", "-u", "mobilityd", "--no-pager", "-n", "30", allowFailure: true).output
             throw LabError("mobilityd does not run on \(host.name):\n\(log)")
         }

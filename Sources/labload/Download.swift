@@ -97,7 +97,9 @@ final class Download {
             return nil
         }
         fed()
-        guard !piece.isEmpty else { return "the server closed after \(reader.received) of \(reader.contentLength) bytes" }
+        guard !piece.isEmpty else {
+            return "the server closed after \(reader.received) of \(reader.contentLength) bytes"
+        }
         bytes += piece.count
         var hash = self.hash
         let progress = reader.consume(piece[...]) { hash.update($0) }

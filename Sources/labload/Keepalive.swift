@@ -55,6 +55,8 @@ final class Keepalive {
 
     /// Runs until SIGTERM or SIGINT; returns the exit status.
     func run() throws -> Int32 {
+        // From here on signals are taken and do not end it.
+        print("start", total)
         while true {
             let now = Clock.monotonic
             var wake = now + 100_000_000

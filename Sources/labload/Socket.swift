@@ -37,7 +37,7 @@ struct Endpoint {
                 family == AF_INET
                     ? connect(raw, to: address4) : connect(raw, to: address6)
             }
-        } catch where error.code.rawValue == EINPROGRESS {}
+        } catch  where error.code.rawValue == EINPROGRESS {}
         var one: Int32 = 1
         setsockopt(raw, Int32(IPPROTO_TCP), TCP_NODELAY, &one, 4)
         return descriptor
@@ -83,7 +83,7 @@ final class EventLoop {
         let epoll = self.epoll.raw
         do throws(KernelError) {
             try systemCall("epoll_ctl", on: "fd \(raw)") { epoll_ctl(epoll, EPOLL_CTL_ADD, raw, &event) }
-        } catch where error.code == .exists {
+        } catch  where error.code == .exists {
             try systemCall("epoll_ctl", on: "fd \(raw)") { epoll_ctl(epoll, EPOLL_CTL_MOD, raw, &event) }
         }
     }

@@ -138,11 +138,26 @@ extension BusTests {
         #expect(daemon.wait() == 1)
     }
 
+    /// The real daemon, in mount and network namespaces of its own: the machine's configuration, records, pinned
+    /// programs and port are not its business.
     private func startDaemon() throws -> (Child, NotifySocket) {
         let notify = try NotifySocket()
         setenv("NOTIFY_SOCKET", notify.path, 1)
         defer { unsetenv("NOTIFY_SOCKET") }
-        return (try Child([programs + "/mobilityd"]), notify)
+        let script = """
+            set -e
+            mount -t tmpfs tmpfs /mnt
+            for place in etc var/lib; do
+                mkdir -p /mnt/$place /mnt/work/$place
+                mount -t overlay overlay -o lowerdir=/$place,upperdir=/mnt/$place,workdir=/mnt/work/$place /$place
+            done
+            mount -t bpf bpf /sys/fs/bpf
+            rm -rf /etc/mobilityd /var/lib/mobilityd
+            ip link set lo up
+            exec "$1"
+            """
+        let daemon = ["unshare", "--mount", "--net", "sh", "-c", script, "sh", programs + "/mobilityd"]
+        return (try Child(daemon), notify)
     }
 }
 

@@ -12,7 +12,8 @@ import Testing
 @Suite(.serialized) struct InspectorTests {
     private func inspector(_ service: TestService) throws -> ServiceInspector {
         ServiceInspector(
-            unit: "test", cgroup: service.cgroup, virtualAddresses: [], carryPaths: [], module: try CaptureModule.load(),
+            unit: "test", cgroup: service.cgroup, virtualAddresses: [], carryPaths: [],
+            module: try CaptureModule.load(),
             digests: FileDigests())
     }
 
@@ -49,7 +50,9 @@ import Testing
         var event = pollfd(fd: pidfd.descriptor.raw, events: Int16(POLLIN), revents: 0)
         poll(&event, 1, 5000)
         let refusals = ProcessChecks.check(try inspector.snapshot())
-        #expect(refusals.contains { $0.pid == child && $0.why.contains("was not reaped") })
+        #expect(refusals.contains { $0.pid == child && $0.why.contains("was not reaped") }, "\(refusals)")
+        // Its parent, which must not reap it, lives as long as this.
+        withExtendedLifetime(service) {}
     }
 
     @Test func sketchTellsFilesAndListeners() throws {
@@ -90,7 +93,9 @@ import Testing
         let seen = text.split(separator: " ").compactMap { Int64($0) }
         try #require(seen.count == 2)
         let passed = Clock.realtime - image.realtime
-        #expect((0...(passed + 1_000_000_000)).contains(seen[0] - image.monotonic) && seen[0] > image.monotonic + 1_000_000_000)
+        #expect(
+            (0...(passed + 1_000_000_000)).contains(seen[0] - image.monotonic)
+                && seen[0] > image.monotonic + 1_000_000_000)
         #expect(seen[1] > image.boottime + 1_000_000_000 && seen[1] <= image.boottime + passed + 1_000_000_000)
     }
 }

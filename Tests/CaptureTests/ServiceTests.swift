@@ -33,8 +33,9 @@ import Testing
             if !run.isShared, run.owner == 0 { content.pages[run.address] = [UInt8](bytes.prefix(8)) }
         }
         let read = Clock.monotonic
-        print("snapshot \((looked - began) / 1000) µs, capture \((ended - looked) / 1000) µs, "
-            + "\(content.bytes >> 10) KiB of memory \((read - ended) / 1000) µs")
+        print(
+            "snapshot \((looked - began) / 1000) µs, capture \((ended - looked) / 1000) µs, "
+                + "\(content.bytes >> 10) KiB of memory \((read - ended) / 1000) µs")
         let image = captured.image
         #expect(image.processes.map(\.pid) == [service.pid, Int32(service.number("child"))])
         let process = image.processes[0]

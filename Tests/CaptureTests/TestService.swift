@@ -23,7 +23,9 @@ final class TestService {
         try systemCall("pipe") { pipe(&fromChild) }
         for raw in fromChild { try systemCall("fcntl") { ck_fcntl(raw, F_SETFD, Int(FD_CLOEXEC)) } }
         let program = String(#filePath.dropLast("TestService.swift".count)) + "Programs/service.py"
-        pid = try Self.spawn(["/usr/bin/python3", program, cgroup.path] + (acceptingAll ? ["all"] : []), input: toChild[0], output: fromChild[1])
+        pid = try Self.spawn(
+            ["/usr/bin/python3", program, cgroup.path] + (acceptingAll ? ["all"] : []), input: toChild[0],
+            output: fromChild[1])
         close(toChild[0])
         close(fromChild[1])
         input = FileDescriptor(owning: toChild[1])

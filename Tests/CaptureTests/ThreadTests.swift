@@ -18,7 +18,10 @@ import Testing
         let files = try module.files(pids: tasks.map(\.process.pid))
         let ended = Clock.monotonic
         let threadCount = tasks.reduce(0) { $0 + $1.threads.count }
-        print("BPF pass: \(threadCount) threads \((middle - began) / 1000) µs, \(files.count) files \((ended - middle) / 1000) µs")
+        print(
+            "BPF pass: \(threadCount) threads \((middle - began) / 1000) µs,",
+            "\(files.count) files \((ended - middle) / 1000) µs"
+        )
         #expect(tasks.count == 2)
         let task = try #require(tasks.first { $0.process.pid == service.pid })
         let leader = try #require(task.threads.first)
@@ -79,7 +82,10 @@ import Testing
         func file(_ number: Int64) throws -> FileRecord { try #require(files.first { Int64($0.number) == number }) }
         let named = service.numbers("file")
         #expect(try file(named[0]).description == file(named[1]).description)
-        #expect(try file(named[0]).position == Int64(try Files.readText("/proc/\(service.pid)/fdinfo/\(named[0])").split(separator: "\n")[0].dropFirst(5)) ?? -1)
+        #expect(
+            try file(named[0]).position == Int64(
+                try Files.readText("/proc/\(service.pid)/fdinfo/\(named[0])").split(separator: "\n")[0].dropFirst(5))
+                ?? -1)
         let listener = service.numbers("listener")
         let socket = try #require(try file(listener[0]).socket)
         #expect(socket.family == 2 && socket.type == 1 && socket.protocolNumber == 6 && socket.state == 10)
@@ -87,7 +93,8 @@ import Testing
         #expect(socket.localAddress == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1])
         let connection = service.numbers("connection")
         let client = try #require(try file(connection[0]).socket)
-        #expect(client.state == 1 && Int64(client.remotePort) == listener[1] && Int64(client.localPort) == connection[2])
+        #expect(
+            client.state == 1 && Int64(client.remotePort) == listener[1] && Int64(client.localPort) == connection[2])
         #expect(client.timestampRecent != 0 && !client.isMPTCP && !client.hasUpperLayer)
         let pair = service.numbers("pair")
         let left = try #require(try file(pair[0]).socket)

@@ -18,7 +18,9 @@ import Testing
         header[8] = 16
         header[9] = 0
         #expect(throws: RecordError.self) { try RecordDecoder.tasks(header) }
-        #expect(throws: RecordError.self) { try RecordDecoder.files([1, 0, 0x50, 0x4d, 4, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0]) }
+        #expect(throws: RecordError.self) {
+            try RecordDecoder.files([1, 0, 0x50, 0x4d, 4, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0])
+        }
     }
 
     @Test func emptyStreamHasNoTasks() throws {

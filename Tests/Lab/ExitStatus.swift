@@ -6,7 +6,8 @@ public enum ExitStatus: Equatable, Sendable, CustomStringConvertible {
     case killed(signal: Int32)
 
     init(waitStatus: Int32) {
-        self = ck_wifexited(waitStatus) != 0
+        self =
+            ck_wifexited(waitStatus) != 0
             ? .exited(ck_wexitstatus(waitStatus)) : .killed(signal: ck_wtermsig(waitStatus))
     }
 

@@ -51,7 +51,7 @@ final class HostBoot {
     private func receive() throws -> String {
         do throws(KernelError) {
             return String(decoding: try notifications.read(upTo: 4096), as: UTF8.self)
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             return ""
         }
     }

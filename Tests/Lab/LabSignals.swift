@@ -36,7 +36,8 @@ enum LabSignals {
                 kill(getpid(), number)
             }
             for number in [SIGINT, SIGTERM, SIGHUP] {
-                signal(number, wakeSignalThread) }
+                signal(number, wakeSignalThread)
+            }
         } catch {
             complain("signals will not take the lab down: \(error)")
         }

@@ -7,6 +7,8 @@ public enum Product: Sendable {
     case none
     /// The programs that lie beside the running one, installed by `make install`.
     case built
+    /// The release programs of `make build`, wherever the running program lies: what tests move services with.
+    case release
     /// A tree that `make install DESTDIR=…` made before.
     case tree(String)
 
@@ -22,16 +24,24 @@ public enum Product: Sendable {
         case .none: return nil
         case .tree(let path): return path
         case .built:
-            let tree = paths.directory + "/product"
             let program = try Files.readLink("/proc/self/exe")
-            let build = "/" + program.split(separator: "/").dropLast().joined(separator: "/")
-            guard Files.exists(build + "/mobilityd") else {
-                throw LabError("no mobilityd beside \(program): build it first (make build), or use a bare lab")
-            }
-            try Subprocess.run(
-                ["/usr/bin/make", "-s", "-C", Self.repository, "install", "BUILD=\(build)", "DESTDIR=\(tree)"])
-            return tree
+            return try install(from: "/" + program.split(separator: "/").dropLast().joined(separator: "/"), paths)
+        case .release:
+            return try install(from: Self.releaseDirectory, paths)
         }
+    }
+
+    /// Where `make build` leaves its programs.
+    public static var releaseDirectory: String { repository + "/.build/release" }
+
+    private func install(from build: String, _ paths: LabPaths) throws -> String {
+        guard Files.exists(build + "/mobilityd") else {
+            throw LabError("no mobilityd in \(build): build it first (make build), or use a bare lab")
+        }
+        let tree = paths.directory + "/product"
+        try Subprocess.run(
+            ["/usr/bin/make", "-s", "-C", Self.repository, "install", "BUILD=\(build)", "DESTDIR=\(tree)"])
+        return tree
     }
 
     /// Copies the tree into each stage, configures the nodes and enrols every one with every other.

@@ -113,7 +113,9 @@ struct CheckTests {
         let occupant = try lab.occupy(pid, on: "b")
         check = try a.run("mobilityctl", "check", Self.unit, "b", allowFailure: true)
         #expect(check.status == .exited(1))
-        for word in ["pid", "\(pid)", "taken on node b", "sleep"] { #expect(check.output.contains(word), "\(check.output)") }
+        for word in ["pid", "\(pid)", "taken on node b", "sleep"] {
+            #expect(check.output.contains(word), "\(check.output)")
+        }
         occupant.kill()
         let good = try a.run("mobilityctl", "check", Self.unit, "b", allowFailure: true)
         #expect(good.succeeded, "\(good.output)")

@@ -85,7 +85,8 @@ struct LabTests {
         let lab = try makeLab("run", hosts: ["a"], clients: ["c"])
         defer { lab.down() }
         for member in lab.members {
-            #expect(try member.run("sh", "-c", "echo out; echo err >&2; exit 3", allowFailure: true).status == .exited(3))
+            #expect(
+                try member.run("sh", "-c", "echo out; echo err >&2; exit 3", allowFailure: true).status == .exited(3))
             #expect(throws: LabError.self) { try member.run("false") }
             let sleeper = try member.spawn("sh", "-c", "trap 'echo caught; exit 5' TERM; echo ready; sleep 60 & wait")
             try waitUntil("its first line") { sleeper.output.contains("ready") }
@@ -139,6 +140,7 @@ struct LabTests {
     @Test func `Kernel counters are read by name`() {
         let text = "Tcp: RtoAlgorithm RetransSegs\nTcp: 1 7\nUdp: InDatagrams\nUdp: 4\nTcpExt: TCPTimeouts\nTcpExt: 2\n"
         let counters = LabHost.parseCounters(text)
-        #expect(counters == ["Tcp.RtoAlgorithm": 1, "Tcp.RetransSegs": 7, "Udp.InDatagrams": 4, "TcpExt.TCPTimeouts": 2])
+        #expect(
+            counters == ["Tcp.RtoAlgorithm": 1, "Tcp.RetransSegs": 7, "Udp.InDatagrams": 4, "TcpExt.TCPTimeouts": 2])
     }
 }

@@ -90,7 +90,8 @@ struct RollbackFaultTests {
         let host = try lab[name]
         try host.run("mkdir", "-p", "/run/systemd/system/mobilityd.service.d")
         try host.write(
-            Self.dropIn, "[Service]\nEnvironment=\"MOBILITYD_FAULT=\(fault.call):\(fault.occurrence):\(fault.error)\"\n")
+            Self.dropIn, "[Service]\nEnvironment=\"MOBILITYD_FAULT=\(fault.call):\(fault.occurrence):\(fault.error)\"\n"
+        )
         try host.run("systemctl", "daemon-reload")
         // Many restarts in a row are what this test is about, not a daemon in a crash loop.
         try host.run("systemctl", "reset-failed", "mobilityd", allowFailure: true)

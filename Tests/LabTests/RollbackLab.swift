@@ -34,7 +34,9 @@ final class RollbackLab {
             ["/usr/bin/make", "-s", "-C", Product.repository, "install", "BUILD=\(build)", "DESTDIR=\(tree)"])
         lab = try Lab.up(
             hosts: hosts, clients: ["c"], name: "rb-\(getpid())-\(suffix)", product: .tree(tree))
-        for program in ["counter", "counter-client"] { try compile("\(Product.repository)/Tests/Programs/\(program).c") }
+        for program in ["counter", "counter-client"] {
+            try compile("\(Product.repository)/Tests/Programs/\(program).c")
+        }
         let size = megabytes > 0 ? " \(megabytes)" : ""
         for host in hosts {
             try install(program: "counter", on: host)
@@ -142,7 +144,9 @@ final class RollbackLab {
                 guard process.isRunning else { return true }
                 return numbers > before + 64
             }
-            guard process.isRunning else { throw LabError("the client has ended: \(process.errorOutput)\(process.output)") }
+            guard process.isRunning else {
+                throw LabError("the client has ended: \(process.errorOutput)\(process.output)")
+            }
         }
 
         /// Ends the client; no reset, no end, no lost and no doubled number may have been seen.
@@ -156,7 +160,8 @@ final class RollbackLab {
     // MARK: - Moves
 
     /// `mobilityctl migrate`, to its end.
-    func migrate(_ unit: String = RollbackLab.unit, from source: String, to destination: String) throws -> CommandResult {
+    func migrate(_ unit: String = RollbackLab.unit, from source: String, to destination: String) throws -> CommandResult
+    {
         try lab[source].run("mobilityctl", "migrate", unit, destination, allowFailure: true, timeout: .seconds(90))
     }
 

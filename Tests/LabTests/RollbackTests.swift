@@ -42,7 +42,8 @@ struct RollbackTests {
         let b = try lab["b"]
         // The unit starts at the destination after the check and before the processes are made: what its start
         // brings with it takes the number, as any process of that host might.
-        let taker = "python3 -c 'import os,time; f=open(\"/proc/sys/kernel/ns_last_pid\",\"w\")\n"
+        let taker =
+            "python3 -c 'import os,time; f=open(\"/proc/sys/kernel/ns_last_pid\",\"w\")\n"
             + "while True:\n f.seek(0); f.write(\"\(pid - 1)\"); f.flush()\n p=os.fork()\n"
             + " if p==0: time.sleep(600); os._exit(0)\n if p==\(pid): break\n os.kill(p,9); os.waitpid(p,0)'"
         try b.write("/usr/local/bin/take", "#!/bin/sh\n\(taker)\n", mode: 0o755)
@@ -145,7 +146,8 @@ extension RollbackLab {
         for _ in 0..<20 {
             let process = try lab[host].spawn("sh", "-c", script)
             try waitUntil("process \(pid) on \(host), or the attempt's end") {
-                try !process.isRunning || lab[host].run("cat", "/proc/\(pid)/comm", allowFailure: true).trimmed == "sleep"
+                try !process.isRunning
+                    || lab[host].run("cat", "/proc/\(pid)/comm", allowFailure: true).trimmed == "sleep"
             }
             if process.isRunning { return process }
         }

@@ -47,8 +47,8 @@ struct SocketBench: ~Copyable {
         try ip(namespace, "address", "add", "fd77::1/64", "dev", "eth0", "nodad")
     }
 
-    /// From now on `a` hears nothing and nothing leaves it, as the hold programs do: a frozen service's kernel still sends
-    /// and acknowledges.
+    /// From now on `a` hears nothing and nothing leaves it, as the hold programs do: a frozen service's kernel still
+    /// sends and acknowledges.
     func isolateSource() throws { try ip("c", "link", "set", "to-a", "down") }
     func reconnectSource() throws { try ip("c", "link", "set", "to-a", "up") }
 

@@ -73,17 +73,19 @@ import Testing
         var control = [UInt8](repeating: 0, count: 24)
         control.replaceSubrange(0..<16, with: [20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0])
         let sender = pair.second.raw
-        let sent = byte.withUnsafeMutableBytes { data in control.withUnsafeMutableBytes { ancillary in
-            var vector = iovec(iov_base: data.baseAddress, iov_len: 1)
-            return withUnsafeMutablePointer(to: &vector) { pointer in
-                var header = msghdr()
-                header.msg_iov = pointer
-                header.msg_iovlen = 1
-                header.msg_control = ancillary.baseAddress
-                header.msg_controllen = 24
-                return sendmsg(sender, &header, 0)
+        let sent = byte.withUnsafeMutableBytes { data in
+            control.withUnsafeMutableBytes { ancillary in
+                var vector = iovec(iov_base: data.baseAddress, iov_len: 1)
+                return withUnsafeMutablePointer(to: &vector) { pointer in
+                    var header = msghdr()
+                    header.msg_iov = pointer
+                    header.msg_iovlen = 1
+                    header.msg_control = ancillary.baseAddress
+                    header.msg_controllen = 24
+                    return sendmsg(sender, &header, 0)
+                }
             }
-        } }
+        }
         #expect(sent == 1)
         let found = try probes(pair)
         do throws(ResourceError) {

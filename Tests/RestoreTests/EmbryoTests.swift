@@ -93,7 +93,9 @@ struct Stat {
             while at < ends[1] {
                 let bytes = (try? memory.read(upTo: 1 << 20, at: Int64(at))) ?? []
                 if bytes.isEmpty { break }
-                for start in bytes.indices where bytes[start] == key[0] && bytes[start...].starts(with: key) { found += 1 }
+                for start in bytes.indices where bytes[start] == key[0] && bytes[start...].starts(with: key) {
+                    found += 1
+                }
                 at += UInt64(bytes.count)
             }
         }

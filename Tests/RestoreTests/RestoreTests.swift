@@ -60,22 +60,32 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
         var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         let code = posix_spawn(&pid, arguments[0], nil, &attributes, &words, environ)
         words.forEach { free($0) }
-        guard code == 0 else { throw KernelError(call: "posix_spawn", object: arguments[0], code: Errno(rawValue: code)) }
+        guard code == 0 else {
+            throw KernelError(call: "posix_spawn", object: arguments[0], code: Errno(rawValue: code))
+        }
         return pid
     }
 
-    @Test(arguments: ["", "s", "ts", "us"]) func serviceGoesOnWithItsNumbers(sandbox: String) throws {
-        _ = ck_syscall(Int(SYS_prctl), Int(PR_SET_CHILD_SUBREAPER), 1, 0, 0, 0, 0)
+    /// The counting program, its child, and what stands for the arriving unit's holder: the same sandbox, made anew.
+    private struct Scene {
+        let directory, program, sandbox: String
+        let pid, child: Int32
+        let holder: Int32?
+        var status: String { directory + "/status" }
+        var arguments: [String] {
+            [program, status] + (sandbox.isEmpty ? [] : [sandbox.filter { $0 != "t" }])
+        }
+        var hasTimeNamespace: Bool { sandbox.contains("t") }
+    }
+
+    private func start(_ sandbox: String) throws -> Scene {
         let directory = "/tmp/restore-test-\(getpid())-\(sandbox)"
         try Files.makeDirectories(directory)
         chmod(directory, 0o777)
         let program = try compile(directory)
         let status = directory + "/status"
-        let withoutTime = sandbox.filter { $0 != "t" }
-        let pid = try spawn([program, status] + (sandbox.isEmpty ? [] : [withoutTime]))
-        // Stands for the arriving unit's holder: the same sandbox, made anew.
+        let pid = try spawn([program, status] + (sandbox.isEmpty ? [] : [sandbox.filter { $0 != "t" }]))
         let holder = sandbox.isEmpty ? nil : try spawn([program, directory + "/holder", sandbox, "hold"])
-        defer { if let holder { kill(holder, SIGKILL); waitpid(holder, nil, 0) } }
         if holder != nil { #expect(eventually(5) { Files.exists(directory + "/holder") }) }
         #expect(eventually(10) { (Counters(status)?.count ?? 0) > 20 })
         kill(pid, SIGUSR1)
@@ -83,88 +93,120 @@ private func onOneThread(_ body: @escaping @Sendable () throws -> Void) throws {
         kill(pid, SIGUSR2)
         #expect(eventually(5) { Counters(status)?.usr2Pending == 1 })
         let child = Int32(try #require(Counters(status)).child)
+        return Scene(
+            directory: directory, program: program, sandbox: sandbox, pid: pid, child: child, holder: holder)
+    }
 
+    @Test(arguments: ["", "s", "ts", "us"]) func serviceGoesOnWithItsNumbers(sandbox: String) throws {
+        _ = ck_syscall(Int(SYS_prctl), Int(PR_SET_CHILD_SUBREAPER), 1, 0, 0, 0, 0)
+        let scene = try start(sandbox)
+        defer {
+            if let holder = scene.holder {
+                kill(holder, SIGKILL)
+                waitpid(holder, nil, 0)
+            }
+        }
         try onOneThread {
-            let capture = SmallCapture(base: status)
-            try capture.add(pid)
-            try capture.add(child)
+            let capture = SmallCapture(base: scene.status)
+            try capture.add(scene.pid)
+            try capture.add(scene.child)
             var pending = [UInt8](repeating: 0, count: 128)
             pending[0] = UInt8(SIGUSR2)
             capture.image.processes[0].pendingSignals = [Bytes(pending)]
-            let before = try Files.readText("/proc/\(pid)/maps")
-            // The source ends; from here on only the image has the service.
-            for victim in [pid, child] {
-                let handle = try Pidfd(pid: victim)
-                try handle.signal(SIGKILL)
-                _ = handle.hasEnded(milliseconds: 5000)
-            }
-            for process in capture.image.processes {
-                for thread in process.threads.dropFirst() { waitpid(thread.tid, nil, 0x4000_0000) }
-                waitpid(process.pid, nil, 0x4000_0000)
-                while Files.exists("/proc/\(process.pid)") { waitpid(process.pid, nil, 0x4000_0000); usleep(1000) }
-            }
-            try? Files.remove(status)
-
-            let start = Clock.monotonic
-            var place = TreePlace(adoption: .ourselves, holder: holder)
-            if let holder, sandbox.contains("t") {
-                place.timeNamespace = try FileDescriptor.open("/proc/\(holder)/ns/time_for_children", O_RDONLY).release()
-            }
-            let tree = try EmbryoTree.build(capture.sketch, at: place)
-            do {
-                let restore = try ServiceRestore(tree: tree, image: capture.image)
-                let built = Clock.monotonic
-                try restore.mapMemory(capture.image)
-                let mapped = Clock.monotonic
-                for piece in capture.content {
-                    try piece.bytes.withUnsafeBytes { try restore.write(piece.run, $0) }
-                }
-                let written = Clock.monotonic
-                try restore.restoreState()
-                let stated = Clock.monotonic
-                try restore.stop()
-                #expect(try restore.verify() == [])
-                #expect(try Files.readText("/proc/\(pid)/maps").split(separator: "\n").count
-                    == before.split(separator: "\n").count)
-                try restore.release()
-                let end = Clock.monotonic
-                print(
-                    "µs: build \((built - start) / 1000) map \((mapped - built) / 1000) write "
-                        + "\((written - mapped) / 1000) state \((stated - written) / 1000) stop \((end - stated) / 1000)")
-            } catch {
-                tree.abandon()
-                throw error
-            }
-            #expect(eventually(10) { Counters(status) != nil })
-            let again = try #require(Counters(status))
-            #expect(eventually(10) { (Counters(status)?.naps ?? 0) > again.naps + 1 })
-            kill(pid, SIGUSR1)
-            #expect(eventually(5) { Counters(status)?.usr1 == 2 })
-            let last = try #require(Counters(status))
-            print(last)
-            #expect(last.count > again.count && last.spins > again.spins && last.wakes > again.wakes)
-            #expect(last.childCount > again.childCount)
-            #expect(last.usr2Pending == 1)
-            #expect(last.errors == 0)
-            #expect(last.wrongNaps <= 1)
-            #expect(try Files.readLink("/proc/\(pid)/exe") == program)
-            let arguments = [program, status] + (sandbox.isEmpty ? [] : [withoutTime])
-            #expect(try Files.readText("/proc/\(pid)/cmdline") == arguments.map { $0 + "\0" }.joined())
-            for kind in [NamespaceKind.mount, .uts, .ipc, .user] {
-                #expect(try kind.identity(of: pid) == kind.identity(of: holder ?? getpid()), "\(kind.name)")
-            }
-            if let holder, sandbox.contains("t") {
-                let time = try Files.readLink("/proc/\(holder)/ns/time_for_children")
-                #expect(try NamespaceKind.time.identity(of: pid) == time)
-            }
-            #expect(try Files.readText("/proc/\(pid)/comm") == "counter\n")
-            let threads = try Files.list("/proc/\(pid)/task").map {
-                try Files.readText("/proc/\(pid)/task/\($0)/comm").dropLast()
-            }
-            #expect(Set(threads) == ["counter", "spinner", "napper", "waiter"])
-            kill(child, SIGKILL)
-            kill(pid, SIGKILL)
-            waitpid(pid, nil, 0)
+            let maps = try Files.readText("/proc/\(scene.pid)/maps").split(separator: "\n").count
+            try end(scene, capture)
+            try rebuild(scene, capture, maps: maps)
+            try expectGoingOn(scene)
+            try expectSameIdentity(scene)
+            kill(scene.child, SIGKILL)
+            kill(scene.pid, SIGKILL)
+            waitpid(scene.pid, nil, 0)
         }
+    }
+
+    /// The source ends; from here on only the image has the service.
+    private func end(_ scene: Scene, _ capture: SmallCapture) throws {
+        for victim in [scene.pid, scene.child] {
+            let handle = try Pidfd(pid: victim)
+            try handle.signal(SIGKILL)
+            _ = handle.hasEnded(milliseconds: 5000)
+        }
+        for process in capture.image.processes {
+            for thread in process.threads.dropFirst() { waitpid(thread.tid, nil, 0x4000_0000) }
+            waitpid(process.pid, nil, 0x4000_0000)
+            while Files.exists("/proc/\(process.pid)") {
+                waitpid(process.pid, nil, 0x4000_0000)
+                usleep(1000)
+            }
+        }
+        try? Files.remove(scene.status)
+    }
+
+    private func rebuild(_ scene: Scene, _ capture: SmallCapture, maps: Int) throws {
+        let start = Clock.monotonic
+        var place = TreePlace(adoption: .ourselves, holder: scene.holder)
+        if let holder = scene.holder, scene.hasTimeNamespace {
+            place.timeNamespace =
+                try FileDescriptor.open("/proc/\(holder)/ns/time_for_children", O_RDONLY).release()
+        }
+        let tree = try EmbryoTree.build(capture.sketch, at: place)
+        do {
+            let restore = try ServiceRestore(tree: tree, image: capture.image)
+            let built = Clock.monotonic
+            try restore.mapMemory(capture.image)
+            let mapped = Clock.monotonic
+            for piece in capture.content {
+                try piece.bytes.withUnsafeBytes { try restore.write(piece.run, $0) }
+            }
+            let written = Clock.monotonic
+            try restore.restoreState()
+            let stated = Clock.monotonic
+            try restore.stop()
+            #expect(try restore.verify() == [])
+            #expect(try Files.readText("/proc/\(scene.pid)/maps").split(separator: "\n").count == maps)
+            try restore.release()
+            let end = Clock.monotonic
+            print(
+                "µs: build \((built - start) / 1000) map \((mapped - built) / 1000)",
+                "write \((written - mapped) / 1000) state \((stated - written) / 1000)",
+                "stop \((end - stated) / 1000)")
+        } catch {
+            tree.abandon()
+            throw error
+        }
+    }
+
+    private func expectGoingOn(_ scene: Scene) throws {
+        let status = scene.status
+        #expect(eventually(10) { Counters(status) != nil })
+        let again = try #require(Counters(status))
+        #expect(eventually(10) { (Counters(status)?.naps ?? 0) > again.naps + 1 })
+        kill(scene.pid, SIGUSR1)
+        #expect(eventually(5) { Counters(status)?.usr1 == 2 })
+        let last = try #require(Counters(status))
+        print(last)
+        #expect(last.count > again.count && last.spins > again.spins && last.wakes > again.wakes)
+        #expect(last.childCount > again.childCount)
+        #expect(last.usr2Pending == 1)
+        #expect(last.errors == 0)
+        #expect(last.wrongNaps <= 1)
+    }
+
+    private func expectSameIdentity(_ scene: Scene) throws {
+        let pid = scene.pid
+        #expect(try Files.readLink("/proc/\(pid)/exe") == scene.program)
+        #expect(try Files.readText("/proc/\(pid)/cmdline") == scene.arguments.map { $0 + "\0" }.joined())
+        for kind in [NamespaceKind.mount, .uts, .ipc, .user] {
+            #expect(try kind.identity(of: pid) == kind.identity(of: scene.holder ?? getpid()), "\(kind.name)")
+        }
+        if let holder = scene.holder, scene.hasTimeNamespace {
+            let time = try Files.readLink("/proc/\(holder)/ns/time_for_children")
+            #expect(try NamespaceKind.time.identity(of: pid) == time)
+        }
+        #expect(try Files.readText("/proc/\(pid)/comm") == "counter\n")
+        let threads = try Files.list("/proc/\(pid)/task").map {
+            try Files.readText("/proc/\(pid)/task/\($0)/comm").dropLast()
+        }
+        #expect(Set(threads) == ["counter", "spinner", "napper", "waiter"])
     }
 }

@@ -90,7 +90,9 @@ final class SmallCapture: CaptureContext {
         thread.rseqSignature = 0x5305_3053
         thread.alternateStack = report[2]
         thread.alternateStackSize = report[3]
-        let values = registers.withUnsafeBytes { b in (0..<27).map { b.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self) } }
+        let values = registers.withUnsafeBytes { b in
+            (0..<27).map { b.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self) }
+        }
         if values[10] == -516 {
             let kind: RestartImage.Kind = values[15] == 7 ? .poll : .nanosleep
             thread.restart = RestartImage(kind: kind, remaining: kind == .poll ? 20_000_000 : 1_000_000_000, clock: 1)
@@ -136,7 +138,8 @@ final class SmallCapture: CaptureContext {
                 let index = Int32(image.sharedMemory.count)
                 objects.append((line.device, line.inode))
                 image.sharedMemory.append(
-                    SharedMemoryImage(kind: isMemfd ? .memfd : .anonymous, name: name, size: line.end - line.start, seals: 1))
+                    SharedMemoryImage(
+                        kind: isMemfd ? .memfd : .anonymous, name: name, size: line.end - line.start, seals: 1))
                 let bytes = try ProcessMemory.read(pid: pid, address: line.start, count: Int(line.end - line.start))
                 content.append((PageRun(owner: index, isShared: true, address: 0, length: UInt64(bytes.count)), bytes))
             }
@@ -146,7 +149,10 @@ final class SmallCapture: CaptureContext {
                 let bytes = try ProcessMemory.read(
                     pid: pid, address: range.lowerBound, count: Int(range.upperBound - range.lowerBound))
                 content.append(
-                    (PageRun(owner: owner, isShared: false, address: range.lowerBound, length: UInt64(bytes.count)), bytes))
+                    (
+                        PageRun(owner: owner, isShared: false, address: range.lowerBound, length: UInt64(bytes.count)),
+                        bytes
+                    ))
             }
         }
     }

@@ -46,7 +46,9 @@ const char *ck_error_text(int code);
 static inline int ck_errno(void) { return errno; }
 static inline void ck_set_errno(int e) { errno = e; }
 static inline int ck_open(const char *path, int flags, unsigned mode) { return open(path, flags, mode); }
-static inline int ck_openat(int dir, const char *path, int flags, unsigned mode) { return openat(dir, path, flags, mode); }
+static inline int ck_openat(int dir, const char *path, int flags, unsigned mode) {
+    return openat(dir, path, flags, mode);
+}
 static inline int ck_fcntl(int fd, int cmd, long arg) { return fcntl(fd, cmd, arg); }
 static inline int ck_ioctl(int fd, unsigned long request, void *arg) { return ioctl(fd, request, arg); }
 static inline int ck_wifexited(int s) { return WIFEXITED(s); }
@@ -58,7 +60,7 @@ static inline int ck_wstopsig(int s) { return WSTOPSIG(s); }
 static inline int ck_sock_cloexec(void) { return SOCK_CLOEXEC; }
 static inline int ck_sock_nonblock(void) { return SOCK_NONBLOCK; }
 
-/// The CPUID instruction: eax, ebx, ecx, edx into `out`. Which xsave components exist and where they lie is in leaf 0xd.
+/// The CPUID instruction: eax, ebx, ecx, edx into `out`. Leaf 0xd tells which xsave components exist, and where.
 void ck_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t *out);
 /// XCR0, the xsave components that the kernel has enabled for user mode.
 uint64_t ck_enabled_components(void);

@@ -1,6 +1,6 @@
 // The records that the capture programs write, one after another, native (little) endian, without padding.
-// Every record begins with the header; `length` counts the header. KernelCapture/RecordDecoder.swift reads them: a change
-// here changes CAPTURE_VERSION.
+// Every record begins with the header; `length` counts the header. KernelCapture/RecordDecoder.swift reads them: a
+// change here changes CAPTURE_VERSION.
 #pragma once
 
 #define CAPTURE_VERSION 1u

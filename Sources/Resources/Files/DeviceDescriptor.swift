@@ -15,7 +15,8 @@ enum DeviceDescriptor: DescriptorKind {
         guard probe.mode & S_IFMT == S_IFCHR else { return false }
         // dev_t of glibc: 12 + 20 bits each of major and minor, makedev(3).
         let device = probe.specialDevice
-        let major = UInt32(truncatingIfNeeded: (device >> 8) & 0xfff) | UInt32(truncatingIfNeeded: device >> 32) & ~0xfff
+        let major =
+            UInt32(truncatingIfNeeded: (device >> 8) & 0xfff) | UInt32(truncatingIfNeeded: device >> 32) & ~0xfff
         let minor = UInt32(truncatingIfNeeded: device & 0xff) | UInt32(truncatingIfNeeded: device >> 12) & ~0xff
         return major == memory && minors.contains(minor)
     }

@@ -37,7 +37,7 @@ extension FileDescriptorKind {
         let path = record.identity.path
         do throws(KernelError) {
             return try open(path, flags, in: embryo)
-        } catch where error.code == .noEntry {
+        } catch  where error.code == .noEntry {
             let mode = Int(record.identity.mode & 0o7777)
             let number = Int32(
                 try embryo.call(

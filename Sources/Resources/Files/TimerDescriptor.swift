@@ -20,7 +20,8 @@ enum TimerDescriptor: DescriptorKind {
     static func recognises(_ probe: DescriptorProbe) -> Bool { probe.link == "anon_inode:[timerfd]" }
 
     static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
-        guard let record = try? record(probe), record.clock == CLOCK_REALTIME_ALARM || record.clock == CLOCK_BOOTTIME_ALARM
+        guard let record = try? record(probe),
+            record.clock == CLOCK_REALTIME_ALARM || record.clock == CLOCK_BOOTTIME_ALARM
         else { return [] }
         return [
             probe.refusal(

@@ -34,7 +34,9 @@ enum MappingCalls {
 
     /// Huge page advice has to come before the content.
     static func early(_ vma: VMAImage) -> [EmbryoCall] {
-        advice.filter { ($0.flag == "hg" || $0.flag == "nh") && vma.has($0.flag) }.map { advise(vma.range, $0.advice, vma) }
+        advice.filter { ($0.flag == "hg" || $0.flag == "nh") && vma.has($0.flag) }.map {
+            advise(vma.range, $0.advice, vma)
+        }
     }
 
     static func advise(_ range: Range<UInt64>, _ advice: Int, _ vma: VMAImage) -> EmbryoCall {

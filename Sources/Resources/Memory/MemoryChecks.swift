@@ -23,8 +23,10 @@ enum MemoryChecks {
         ("/[aio]", "a context of io_setup(2) cannot be made again", "switch native AIO off in the service"),
         ("/secretmem", "memfd_secret memory is hidden from the daemon", "switch secret memory off in the service"),
         ("[uprobes]", "a tracer has put uprobes into the process", "end the tracer"),
-        ("/SYSV", "a System V segment cannot get its identifier on another host",
-            "configure the service for POSIX or mmap shared memory (PostgreSQL: shared_memory_type = mmap)"),
+        (
+            "/SYSV", "a System V segment cannot get its identifier on another host",
+            "configure the service for POSIX or mmap shared memory (PostgreSQL: shared_memory_type = mmap)"
+        ),
     ]
 
     static func refusals(_ probe: VMAProbe) -> [Refusal] {

@@ -45,7 +45,7 @@ public enum MemoryContent {
             query.allOf = guardRegion
             query.reported = guardRegion
             return try Pagemap.scan(pagemap, query).map(\.range)
-        } catch where error.code == .invalidArgument {
+        } catch  where error.code == .invalidArgument {
             return []
         }
     }

@@ -50,7 +50,9 @@ enum NetlinkSocket: DescriptorKind {
         return try Payload.encode(record, for: subject)
     }
 
-    private static func word(_ bytes: ArraySlice<UInt8>) -> UInt32 { bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) } }
+    private static func word(_ bytes: ArraySlice<UInt8>) -> UInt32 {
+        bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
+    }
 
     static func restore(
         _ description: DescriptionImage, index: Int32, in embryo: any EmbryoPort, context: any RestoreContext

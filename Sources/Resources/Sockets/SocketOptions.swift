@@ -131,7 +131,7 @@ extension SocketSettings {
             if now == option.value.content { continue }
             do throws(KernelError) {
                 try Socket.setOption(socket, option.level, option.name, option.value.content)
-            } catch where option.level == SocketOption.tcp && option.name == SocketOption.congestion {
+            } catch  where option.level == SocketOption.tcp && option.name == SocketOption.congestion {
                 // A congestion control that this host has not: the host's own serves as well.
             }
         }

@@ -83,7 +83,7 @@ enum TCP {
         do throws(KernelError) {
             // MSG_PEEK | MSG_DONTWAIT
             result = .success(try Socket.receive(socket, upTo: count, flags: 0x2 | 0x40))
-        } catch where error.code == .again {
+        } catch  where error.code == .again {
             result = .success([])
         } catch {
             result = .failure(error)

@@ -55,7 +55,8 @@ enum TCPConnection: DescriptorKind {
         var refusals: [Refusal] = []
         if socket.isMPTCP || socket.protocolNumber == UInt16(TCP.multipath) {
             refusals.append(
-                refuse("is a multipath connection, whose state the kernel does not show", "disable MPTCP in the service"))
+                refuse(
+                    "is a multipath connection, whose state the kernel does not show", "disable MPTCP in the service"))
         }
         if socket.hasUpperLayer {
             refusals.append(
@@ -167,8 +168,10 @@ enum TCPConnection: DescriptorKind {
         }
         guard TCP.connected.contains(record.state) else { throw ResourceError(subject, TransientProblem.stateChanged) }
         guard record.received.count == expected.receive else {
-            throw ResourceError(subject, "urgent data wait in its receive queue, which shows \(expected.receive) bytes"
-                + " but gives \(record.received.count)")
+            throw ResourceError(
+                subject,
+                "urgent data wait in its receive queue, which shows \(expected.receive) bytes"
+                    + " but gives \(record.received.count)")
         }
     }
 

@@ -2,8 +2,8 @@ import Glibc
 import Kernel
 import ProcessImage
 
-/// The connection is made in repair mode, in which bind(2), connect(2) and send(2) only set state; it stays in that mode
-/// until the move is committed.
+/// The connection is made in repair mode, in which bind(2), connect(2) and send(2) only set state; it stays in that
+/// mode until the move is committed.
 extension TCPConnection {
     static func restore(
         _ description: DescriptionImage, index: Int32, in embryo: any EmbryoPort, context: any RestoreContext
@@ -74,9 +74,9 @@ extension TCPConnection {
         try SocketSettings.apply(record.settings.late, to: socket)
     }
 
-    /// The timestamp clock after `nanoseconds`. The getter hides bit 0 of a millisecond clock, so a clock set to what it
-    /// said may stand one tick before what the peer has seen, and the peer would drop the segment (RFC 7323, 5.3): at least
-    /// two ticks are added.
+    /// The timestamp clock after `nanoseconds`. The getter hides bit 0 of a millisecond clock, so a clock set to
+    /// what it said may stand one tick before what the peer has seen, and the peer would drop the segment (RFC 7323,
+    /// 5.3): at least two ticks are added.
     static func advanced(_ timestamp: UInt32, nanoseconds: Int64) -> UInt32 {
         if timestamp & 1 == 1 {
             let microseconds = UInt32(truncatingIfNeeded: max(2, nanoseconds / 1000))
@@ -157,8 +157,8 @@ extension TCPConnection {
         try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
     }
 
-    /// Segments over loopback are handled before sendto(2) returns, or right after; a state that was not reached means that
-    /// the virtual address is not on this host.
+    /// Segments over loopback are handled before sendto(2) returns, or right after; a state that was not reached means
+    /// that the virtual address is not on this host.
     private static func verify(_ record: Record, _ socket: borrowing FileDescriptor) throws(KernelError) {
         var expected = record.state
         if record.finUnsent {

@@ -5,8 +5,8 @@ import ProcessImage
 
 /// A TCP socket without a connection: new, bound, closed, or with a connect(2) under way, which starts over.
 ///
-/// A handshake that starts over is safe: the service has not sent data, and the peer's answer to the first attempt, held
-/// back during the move, is rejected by the new one, after which the peer takes the new one.
+/// A handshake that starts over is safe: the service has not sent data, and the peer's answer to the first attempt,
+/// held back during the move, is rejected by the new one, after which the peer takes the new one.
 enum TCPIdle: DescriptorKind {
     struct Record: Codable {
         var family: Int32
@@ -104,7 +104,7 @@ enum TCPIdle: DescriptorKind {
             try Socket.setStatusFlags(socket, O_NONBLOCK)
             do throws(KernelError) {
                 try Socket.connect(socket, target)
-            } catch where error.code.rawValue == EINPROGRESS {}
+            } catch  where error.code.rawValue == EINPROGRESS {}
             try Socket.setStatusFlags(socket, description.statusFlags)
         }
     }

@@ -3,8 +3,8 @@ import Kernel
 import KernelCapture
 import ProcessImage
 
-/// A UDP socket: its addresses and options. Datagrams that wait in its receive queue stay behind, as a network that loses
-/// them would have it; those that arrive during the move are held and delivered like all packets.
+/// A UDP socket: its addresses and options. Datagrams that wait in its receive queue stay behind, as a network that
+/// loses them would have it; those that arrive during the move are held and delivered like all packets.
 enum UDPSocket: DescriptorKind {
     struct Record: Codable {
         var family: Int32
@@ -39,12 +39,14 @@ enum UDPSocket: DescriptorKind {
                     remedy: "bind it to the virtual address or to the wildcard address")
             ]
         }
-        guard socket.remotePort != 0 && !context.virtualAddresses.contains(socket.localAddress)
-            && !SocketName.isLoopback(socket.localAddress) && !context.allowsLoss
+        guard
+            socket.remotePort != 0 && !context.virtualAddresses.contains(socket.localAddress)
+                && !SocketName.isLoopback(socket.localAddress) && !context.allowsLoss
         else { return [] }
         return [
             probe.socketRefusal(
-                object, "will be lost: its local address is not a virtual address of the unit, so the peer would see another",
+                object,
+                "will be lost: its local address is not a virtual address of the unit, so the peer would see another",
                 remedy: "bind it to the virtual address, or accept the loss with the option allow-loss")
         ]
     }

@@ -103,7 +103,7 @@ enum UnixSocket: DescriptorKind {
             if stat.count == 144 && (UInt32(stat[24]) | UInt32(stat[25]) << 8) & S_IFMT == S_IFSOCK {
                 try embryo.call(SYS_unlink, .path(path), on: object)
             }
-        } catch where error.code == .noEntry {}
+        } catch  where error.code == .noEntry {}
         try embryo.call(SYS_bind, .int(number), .bytes(address.bytes), .int(address.bytes.count), on: object)
         guard record.mode != 0 else {
             try embryo.call(SYS_unlink, .path(path), on: object)
@@ -113,8 +113,8 @@ enum UnixSocket: DescriptorKind {
         try embryo.call(SYS_chmod, .path(path), .int(Int(record.mode & 0o7777)), on: object)
     }
 
-    /// Waiting datagrams come back without their senders' names, which nobody could answer here. A path is reached through
-    /// the embryo's root; the queues of both hosts are equally long (net.unix.max_dgram_qlen), so all fit.
+    /// Waiting datagrams come back without their senders' names, which nobody could answer here. A path is reached
+    /// through the embryo's root; the queues of both hosts are equally long (net.unix.max_dgram_qlen), so all fit.
     private static func refill(
         _ record: Record, _ address: SocketName, of embryo: any EmbryoPort
     ) throws(KernelError) {

@@ -1,16 +1,17 @@
 import Glibc
 import Kernel
-import Lab
 
 /// The main process of a unit, as seen from outside without touching it.
-struct MasterProcess {
-    let pid: Int
+public struct MasterProcess: Sendable {
+    /// As the host numbers it.
+    public let pid: Int
     /// The 16 bytes at AT_RANDOM, getauxval(3): the kernel draws them at execve(2), so equal bytes mean no exec.
-    let random: [UInt8]
+    public let random: [UInt8]
     /// When the kernel made the process, on the machine's boottime clock, in seconds; 10 ms resolution.
-    let started: Double
+    public let started: Double
 
-    init(of unit: String, on host: LabHost) throws {
+    /// Looks at the main process that systemd names for `unit`, an error if there is none.
+    public init(of unit: String, on host: LabHost) throws {
         let text = try host.run("systemctl", "show", "--value", "-p", "MainPID", unit).trimmed
         guard let pid = Int(text), pid > 0 else { throw LabError("\(unit) has no main process on \(host.name)") }
         self.pid = pid
@@ -24,7 +25,8 @@ struct MasterProcess {
         started = ticks / Double(sysconf(Int32(_SC_CLK_TCK)))
     }
 
-    var randomText: String { random.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined() }
+    /// `random` in hexadecimal.
+    public var randomText: String { random.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined() }
 
     private static func randomBytes(_ pid: Int, _ host: LabHost) throws -> [UInt8] {
         let vector = try host.read("/proc/\(pid)/auxv")
