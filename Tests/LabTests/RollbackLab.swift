@@ -112,8 +112,15 @@ final class RollbackLab {
 
     /// A client that talks to the service from now on.
     func connect() throws -> Talk {
-        let talk = Talk(try lab["c"].spawn("\(scratch)/counter-client", Self.address, "7000"))
-        try talk.awaitProgress()
+        var talk: Talk?
+        // A service that fills its memory first listens a little after systemd calls it started.
+        try waitUntil("listener of the service", timeout: .seconds(20), interval: .milliseconds(50)) {
+            let attempt = Talk(try lab["c"].spawn("\(scratch)/counter-client", Self.address, "7000"))
+            try attempt.awaitProgress()
+            talk = attempt
+            return true
+        }
+        guard let talk else { throw LabError("no client") }
         return talk
     }
 
