@@ -32,8 +32,8 @@ static void notify_ready(void) {
     memcpy(address.sun_path, path, strlen(path));
     if (*path == '@') address.sun_path[0] = 0;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (sendto(fd, "READY=1", 7, 0, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + strlen(path)) != 7)
-        exit(6);
+    socklen_t size = offsetof(struct sockaddr_un, sun_path) + strlen(path);
+    if (sendto(fd, "READY=1", 7, 0, (struct sockaddr *)&address, size) != 7) exit(6);
     close(fd);
 }
 
@@ -97,7 +97,8 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(argv[1], "notify")) notify_ready();
     if (!strcmp(argv[1], "fork")) daemonize(argc > 4 ? argv[4] : NULL);
-    struct pollfd all[18] = {{.fd = signalfd(-1, &set, SFD_CLOEXEC), .events = POLLIN}, {.fd = listener, .events = POLLIN}};
+    struct pollfd all[18] = {{.events = POLLIN}, {.fd = listener, .events = POLLIN}};
+    all[0].fd = signalfd(-1, &set, SFD_CLOEXEC);
     int used = 2;
     printf("typed: ready as %d\n", getpid());
     for (;;) {
@@ -112,6 +113,8 @@ int main(int argc, char **argv) {
             close(all[i].fd);
             all[i--] = all[--used];
         }
-        if (all[1].revents && used < 18) all[used++] = (struct pollfd){.fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC), .events = POLLIN};
+        if (!all[1].revents || used == 18) continue;
+        int client = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (client >= 0) all[used++] = (struct pollfd){.fd = client, .events = POLLIN};
     }
 }
