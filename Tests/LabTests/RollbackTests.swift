@@ -27,7 +27,7 @@ struct RollbackTests {
         refused = try lab.migrate(from: "a", to: "b")
         #expect(refused.status == .exited(1))
         for part in ["\(pid)", "taken", "node b", "sleep"] { #expect(refused.errorOutput.contains(part)) }
-        occupant.kill()
+        try lab.evict(pid, on: "b", occupant)
         try lab.expectUndisturbed(on: "a", not: "b", pid: pid, talk: talk)
 
         try lab.expectMove(from: "a", to: "b", pid: pid)
@@ -152,6 +152,12 @@ extension RollbackLab {
             if process.isRunning { return process }
         }
         throw LabError("pid \(pid) could not be taken on \(host)")
+    }
+
+    /// Ends the process that took the number.
+    func evict(_ pid: Int, on host: String, _ occupant: LabProcess) throws {
+        try lab[host].run("kill", "-KILL", "\(pid)")
+        try occupant.wait(timeout: .seconds(5))
     }
 
     /// A move that is left running.
