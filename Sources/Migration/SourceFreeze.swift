@@ -88,8 +88,11 @@ extension SourceMove {
         let frozen = FrozenService(cgroup: try view.cgroup())
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
-            for lane in lanes { try Self.step("holding packets") { try lane.set([.hold, .silent]) } }
+            for lane in lanes { try Self.step("holding packets") { try lane.set([.hold]) } }
             try Self.step("freezing \(unit)") { try frozen.freeze() }
+            // Not before: what the service still sent would be lost on the wire, and the destination, which takes it
+            // for sent, would repeat it only after its first retransmission timeout of three seconds.
+            for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent]) } }
             enter(.frozen)
             try capture(view, frozen, conversation)
             return frozen
