@@ -89,6 +89,9 @@ extension SourceMove {
         log.info("\(unit) runs on \(destination): \(timeline.report)")
         forwardLateFrames(lanes, conversation)
         for lane in lanes {
+            if let counters = try? lane.queue.counters(lane.address) {
+                log.info("\(lane.address): \(counters.heldPackets) packets held, \(counters.silenced) silenced")
+            }
             host.stopAnnouncing(lane.address)
             attempt("removing \(lane.address)") { try host.addresses.remove(lane.address, from: lane.interface) }
             attempt("ending the hold of \(lane.address)") { try lane.close() }

@@ -48,7 +48,12 @@ extension TCPConnection {
             socket, sending: record.sent.count + record.unsent.count, receiving: record.received.count)
         try Socket.setInteger(socket, level, name, 1)
         try Socket.bind(socket, record.local)
+        // connect(2) computes the segment size from the path's MTU and this bound, and nothing later does: without it
+        // segments would stay at 536 bytes.
+        let isSane = (88...32_767).contains(record.maximumSegment)
+        if isSane { try TCP.set(socket, TCP.maximumSegment, record.maximumSegment) }
         try Socket.connect(socket, record.remote)
+        if isSane { try TCP.set(socket, TCP.maximumSegment, UInt32(0)) }
         try Socket.setOption(socket, level, name, old ?? [0, 0, 0, 0])
     }
 
