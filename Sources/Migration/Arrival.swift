@@ -220,6 +220,7 @@ final class Arrival {
         try SourceMove.step("restoring \(offer.unit)") {
             try restore.restoreState()
             timeline.mark("state")
+            try requireActive()
             try restore.stop()
             timeline.mark("stopped")
             try cgroup.makeChild(FrozenService.childName)
@@ -230,6 +231,14 @@ final class Arrival {
             warmth = nil
         }
         timeline.mark("complete")
+    }
+
+    /// Somebody may have stopped the unit here while it arrived; what he wanted is that it does not run here.
+    private func requireActive() throws {
+        let state = try systemd.unitProperties(offer.unit).activeState
+        guard state == "active" else {
+            throw MoveError(.step, "the unit was stopped here while it arrived (it is \(state))")
+        }
     }
 
     // MARK: - Alive
