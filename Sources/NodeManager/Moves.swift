@@ -6,6 +6,14 @@ import Migration
 /// Moves away from this host.
 extension NodeManager {
     public func migrate(unit: String, to node: String, options: MigrationOptions) throws(BusFault) -> MigrationID {
+        // An option that would be passed over must not look obeyed: a dry run that moves is the worst of all.
+        if options.dryRun {
+            throw BusFault(.unsupported, "option dry-run is not available; CheckUnit tells what would fail")
+        }
+        if options.downtimeTargetMicroseconds != nil {
+            throw BusFault(
+                .unsupported, "option downtime-target is not available: memory is sent while the service is frozen")
+        }
         guard self.node(node) != nil else { throw BusFault(.noSuchNode, "node \(node) is not enrolled here") }
         guard node != nodeName else { throw BusFault(.invalidArgument, "\(unit) is on node \(node) already") }
         if service(unit) == nil { refreshServices() }
