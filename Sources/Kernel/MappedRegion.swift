@@ -2,6 +2,9 @@ import CKernel
 import Glibc
 
 /// A shared anonymous mapping, mmap(2), that goes away with its owner; children of fork keep theirs.
+///
+/// Unchecked because of its address, which never changes; who may touch which bytes when is the business of the type
+/// that owns the region.
 public struct MappedRegion: ~Copyable, @unchecked Sendable {
     // Unchecked: the memory is shared with other processes anyway; who may write what is agreed by its users.
     /// Where it is mapped.

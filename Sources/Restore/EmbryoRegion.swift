@@ -6,6 +6,9 @@ import Kernel
 /// The shared memory through which the daemon and the embryos of one service talk: the loop's code, then slots.
 ///
 /// It lies at one address in the daemon and in all embryos, outside everything the service maps.
+///
+/// Unchecked because one arrival, on one thread, uses a region at a time; what embryos and daemon share is handed over
+/// by the futex of each slot.
 public final class EmbryoRegion: @unchecked Sendable {
     // Unchecked: slots are handed out under one restore, which runs on one thread.
     let memory: MappedRegion
