@@ -5,14 +5,32 @@ import Synchronization
 
 /// Tells the link that this host owns an address now: gratuitous ARP, RFC 5227 section 3, or an unsolicited
 /// neighbour advertisement, RFC 4861 section 7.2.6.
-public enum Announcement {
-    /// Sends one announcement at once.
-    public static func once(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
-        try kernel { () throws(KernelError) in
-            let hardware = try interface.hardwareAddress()
-            let socket = try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(address))
-            for frame in OwnershipFrames.announcements(address, from: hardware) { try socket.send(frame) }
+///
+/// What takes time is making and closing the packet socket, which waits for a grace period of RCU (packet_release in
+/// net/packet/af_packet.c), 20 ms here: who has none to lose makes this beforehand and lets it go afterwards.
+public final class Announcement: Sendable {
+    private let socket: PacketSocket
+    private let frames: [[UInt8]]
+
+    public init(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
+        do throws(KernelError) {
+            frames = OwnershipFrames.announcements(address, from: try interface.hardwareAddress())
+            socket = try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(address))
+        } catch {
+            throw .kernel(error)
         }
+    }
+
+    /// Sends it, in microseconds.
+    public func send() throws(AddressingError) {
+        try kernel { () throws(KernelError) in
+            for frame in frames { try socket.send(frame) }
+        }
+    }
+
+    /// Makes and sends one announcement.
+    public static func once(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
+        try Announcement(address, on: interface).send()
     }
 }
 

@@ -60,11 +60,20 @@ public final class HoldQueue: Sendable {
         programs = HoldPrograms(object: object, modes: modes, tallies: tallies, taps: taps)
     }
 
+    /// Attaches the programs to `nic`, where nothing is held yet. Repeatable. Call it long before a move.
+    ///
+    /// The first time a NIC gets a clsact, the kernel takes its transmit queues out of service for a grace period
+    /// (qdisc_graft and dev_deactivate, net/sched): what is sent in these milliseconds is dropped with NET_XMIT_CN,
+    /// which TCP counts as sent, so that nobody repeats it before a retransmission timeout.
+    public func attach(to nic: NetworkInterface) throws(AddressingError) {
+        try programs.object.attach("hold_ingress", to: nic, ingress: true)
+        try programs.object.attach("hold_egress", to: nic, ingress: false)
+    }
+
     /// Attaches the programs to `nic` and makes the tap of each address. Nothing is held yet, except that an address
     /// which a former process of this daemon left held or silent stays so. Repeatable.
     public func prepare(_ nic: NetworkInterface, _ addresses: [VirtualAddress]) throws(AddressingError) {
-        try programs.object.attach("hold_ingress", to: nic, ingress: true)
-        try programs.object.attach("hold_egress", to: nic, ingress: false)
+        try attach(to: nic)
         try lanes.withLock { (lanes) throws(AddressingError) in
             for address in addresses where lanes[HoldAddress(address)] == nil {
                 lanes[HoldAddress(address)] = try makeLane(address, nic)

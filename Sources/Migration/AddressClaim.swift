@@ -48,6 +48,7 @@ public struct AddressClaim: Sendable {
         _ address: VirtualAddress, on interface: NetworkInterface, _ undo: inout UndoStack
     ) throws(MoveError) {
         do throws(AddressingError) {
+            try host.hold.attach(to: interface)
             if try !host.addresses.isPresent(address, on: interface) {
                 try ConflictProbe().run(address, on: interface)
                 try host.addresses.add(address, to: interface)

@@ -17,6 +17,7 @@ final class Arrival {
     let systemd: SystemdClient
     let log: Logger
     private(set) var lanes: [HoldLane] = []
+    private var announcements: [VirtualAddress: Announcement] = [:]
     private var timeline = Timeline()
     private var cgroup = Cgroup(path: "")
     private var holder: Int32 = 0
@@ -119,6 +120,7 @@ final class Arrival {
                 try lane.open()
                 undo.push("hold queue of \(address)") { try lane.close() }
                 try lane.set([.hold, .silent])
+                announcements[address] = try Announcement(address, on: interface)
             }
             lanes.append(lane)
         }
@@ -249,7 +251,7 @@ final class Arrival {
         attempt("recording that \(offer.unit) is here") { try host.ownership.record(.here, for: offer.unit) }
         for lane in lanes {
             attempt("answering for \(lane.address)") { try lane.set([.hold]) }
-            host.announce(lane.address, on: lane.interface)
+            host.announce(lane.address, on: lane.interface, first: announcements[lane.address])
         }
         attempt("waking the connections") { try restore?.activate() }
         attempt("thawing \(offer.unit)") { try moving.thaw() }
@@ -268,23 +270,40 @@ final class Arrival {
         timeline.mark("released")
     }
 
+    /// Ends the lanes, but for one in which the service's next move already holds packets and which that move ends.
     func closeLanes() {
-        for lane in lanes { attempt("closing the hold of \(lane.address)") { try lane.close() } }
+        for lane in lanes {
+            attempt("closing the hold of \(lane.address)") {
+                if try lane.queue.mode(of: lane.address) == [] { try lane.close() }
+            }
+        }
     }
 
-    /// Leaves the unit as if it had been started here: no child cgroup, no holder, no drop-in.
-    func settle() {
-        attempt("moving the processes into the unit") {
-            try moving.moveProcesses(to: cgroup)
-            try moving.remove()
+    /// Leaves the unit as if it had been started here: no child cgroup, no holder, no drop-in. This takes systemd
+    /// a tenth of a second, in which packets that still reach the source must not wait: what is returned is fulfilled
+    /// when it is over.
+    func settle(_ then: @escaping @Sendable () -> Void) throws(KernelError) -> Promise<Bool> {
+        let settled = try Promise<Bool>()
+        let (unit, log, holder, cgroup, moving, start) = (offer.unit, log, holder, cgroup, moving, Clock.monotonic)
+        log.info("\(unit) runs here: \(timeline.report)")
+        try BlockingThread.start("settle") {
+            func attempt(_ what: String, _ body: () throws -> Void) {
+                do { try body() } catch { log.error("\(what): \(error)") }
+            }
+            attempt("moving the processes into the unit") {
+                try moving.moveProcesses(to: cgroup)
+                try moving.remove()
+            }
+            attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
+            attempt("removing the arrival drop-in") {
+                try RuntimeDropIn(unit, .arriving).remove()
+                try SystemdClient().reload()
+            }
+            log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
+            then()
+            settled.fulfil(true)
         }
-        attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
-        attempt("removing the arrival drop-in") {
-            try RuntimeDropIn(offer.unit, .arriving).remove()
-            try systemd.reload()
-        }
-        timeline.mark("settled")
-        log.info("\(offer.unit) runs here: \(timeline.report)")
+        return settled
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {

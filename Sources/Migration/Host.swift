@@ -55,10 +55,35 @@ public final class Host: Sendable {
         }
     }
 
-    /// Announces the address on the schedule; an earlier schedule of the same address ends.
-    func announce(_ address: VirtualAddress, on interface: NetworkInterface) {
+    /// Puts the hold queue's programs on every NIC with an address, before services of this host depend on it.
+    public func attachHoldQueue() {
+        do throws(AddressingError) {
+            for index in Set(try addresses.list().map(\.interfaceIndex)) {
+                let nic: NetworkInterface
+                let isLoopback: Bool
+                do throws(KernelError) {
+                    nic = try NetworkInterface(index: index)
+                    isLoopback = try nic.flags() & 0x8 != 0  // IFF_LOOPBACK
+                } catch {
+                    continue  // It went meanwhile.
+                }
+                if !isLoopback { try hold.attach(to: nic) }
+            }
+        } catch {
+            log.warning("the hold queue is put on its interface only at the first claim: \(error)")
+        }
+    }
+
+    /// Announces the address now and then on the schedule; an earlier schedule of the same address ends.
+    ///
+    /// The first announcement is out when this returns. What the service sends afterwards is answered by its clients
+    /// at once, and the answers must not still go to the host that had the address before. `first` was made before.
+    func announce(_ address: VirtualAddress, on interface: NetworkInterface, first: Announcement? = nil) {
         let announcer: Announcer
-        do throws(AddressingError) { announcer = try Announcer(address, on: interface) } catch {
+        do throws(AddressingError) {
+            if let first { try first.send() } else { try Announcement.once(address, on: interface) }
+            announcer = try Announcer(address, on: interface, schedule: Announcer.defaultSchedule.filter { $0 > 0 })
+        } catch {
             return log.error("announcing \(address): \(error)")
         }
         announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()

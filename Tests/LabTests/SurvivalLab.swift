@@ -49,21 +49,11 @@ struct ClientCounters {
     }
 
     /// Resets received and sent, and retransmission timeouts, that came since.
-    ///
-    /// With `churn`, connections end and begin all the time: then resets that the client sends are a known defect.
-    /// A connection that the service has closed and whose last segments are still under way has no descriptor, so it
-    /// is not carried, and both ends answer what comes for it with a reset.
-    func expectNone(churn: Bool = false, sourceLocation: SourceLocation = #_sourceLocation) throws {
+    func expectNone(sourceLocation: SourceLocation = #_sourceLocation) throws {
         let after = try client.counters()
         for name in Self.names {
             let grown = (after[name] ?? 0) - (before[name] ?? 0)
-            if churn && name == "Tcp.OutRsts" {
-                withKnownIssue("connections in their last segments are not carried", isIntermittent: true) {
-                    #expect(grown == 0, "\(name) grew by \(grown)", sourceLocation: sourceLocation)
-                }
-            } else {
-                #expect(grown == 0, "\(name) grew by \(grown)", sourceLocation: sourceLocation)
-            }
+            #expect(grown == 0, "\(name) grew by \(grown)", sourceLocation: sourceLocation)
         }
     }
 }

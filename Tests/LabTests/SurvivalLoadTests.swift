@@ -32,7 +32,7 @@ struct SurvivalLoadTests {
             try expectArrived(unit, original, lab[destination])
             try expectLeft(unit, lab[source])
         }
-        try counters.expectNone(churn: true)
+        try counters.expectNone()
         let total = try report(load, "end")
         #expect(total["failed"] == 0 && total["resets"] == 0, "\(load.output.suffix(300))")
         #expect(total["requests"] ?? 0 > 1000 && total["reconnects"] ?? 0 > 20)

@@ -163,7 +163,6 @@ enum TCPConnection: DescriptorKind {
             record.sent = Bytes(Array(queue.dropLast(expected.unsent)))
             record.unsent = Bytes(Array(queue.suffix(expected.unsent)))
             try readSequences(of: socket, into: &record)
-            repeatShortAnswers(&record)
         } catch {
             throw ResourceError(subject, "its queues cannot be read", cause: error)
         }
@@ -174,20 +173,6 @@ enum TCPConnection: DescriptorKind {
                 "urgent data wait in its receive queue, which shows \(expected.receive) bytes"
                     + " but gives \(record.received.count)")
         }
-    }
-
-    /// What an initial congestion window of ten segments carries at once, bytes, RFC 6928.
-    private static let initialFlight = 10 * 536
-
-    /// A short flight that is not acknowledged counts as not sent: the destination sends it as its first act. The
-    /// peer drops what it has already; what was lost on the way to it would else be repeated only after the
-    /// restored socket's first retransmission timeout, which without a measured round trip is three seconds.
-    private static func repeatShortAnswers(_ record: inout Record) {
-        guard record.state == TCP.established || record.state == TCP.closeWait,
-            record.sent.count <= initialFlight
-        else { return }
-        record.unsent = Bytes(record.sent.content + record.unsent.content)
-        record.sent = Bytes()
     }
 
     /// SIOCOUTQ counts an unacknowledged FIN. In FIN_WAIT2 it is acknowledged.
