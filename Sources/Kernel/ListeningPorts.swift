@@ -23,7 +23,7 @@ public enum ListeningPorts {
     }
 
     /// The kernel prints each 32-bit word of an address as a number of this machine's byte order.
-    private static func bytes(_ text: Substring) -> [UInt8] {
+    static func bytes(_ text: Substring) -> [UInt8] {
         var result: [UInt8] = []
         var rest = text
         while let word = UInt32(rest.prefix(8), radix: 16), rest.count >= 8 {

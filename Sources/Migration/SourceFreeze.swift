@@ -83,6 +83,7 @@ extension SourceMove {
     private func freezeOnce(
         _ view: UnitView, _ lanes: [HoldLane], _ conversation: Conversation
     ) throws(MoveError) -> FrozenService {
+        try awaitClosedConnections(lanes)
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
         try awaitQuietListeners(view)
         let frozen = FrozenService(cgroup: try view.cgroup())
@@ -93,6 +94,10 @@ extension SourceMove {
             // Not before: what the service still sent would be lost on the wire, and the destination, which takes it
             // for sent, would repeat it only after its first retransmission timeout of three seconds.
             for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent]) } }
+            let closing = try closingConnections(lanes)
+            guard closing == 0 else {
+                throw MoveError(.changed, "\(closing) connections were closed and are not yet acknowledged")
+            }
             enter(.frozen)
             try capture(view, frozen, conversation)
             return frozen
@@ -100,6 +105,34 @@ extension SourceMove {
             for lane in lanes { try? lane.set([.holdSYN]) }
             do { try frozen.rollBack() } catch let problem { log.error("rolling back: \(problem)") }
             throw error
+        }
+    }
+
+    /// How long connections that the service has closed may take for their last bytes, ms.
+    private static let closingLimit: Int64 = 10_000
+
+    /// A connection that the service has closed has no descriptor, so it cannot travel: what the peer has not yet
+    /// acknowledged would be lost. Their last bytes are let out first, while everything still runs as ever.
+    private func awaitClosedConnections(_ lanes: [HoldLane]) throws(MoveError) {
+        let deadline = Deadline.after(milliseconds: Self.closingLimit)
+        var count = try closingConnections(lanes)
+        while count > 0 {
+            if deadline.hasPassed {
+                throw MoveError(
+                    .step,
+                    "\(count) connections that the service has closed still have data on their way after"
+                        + " \(Self.closingLimit / 1000) s; try again when these clients have taken it (`ss -tnp` on"
+                        + " the source shows them without a process)")
+            }
+            try cancellation.check()
+            usleep(1000)
+            count = try closingConnections(lanes)
+        }
+    }
+
+    private func closingConnections(_ lanes: [HoldLane]) throws(MoveError) -> Int {
+        try Self.step("reading the closing connections") {
+            try ClosingConnections.count(of: lanes.map(\.address.mapped))
         }
     }
 

@@ -1,4 +1,4 @@
-import Kernel
+@testable import Kernel
 import Testing
 
 @Suite(.serialized) struct SystemCallTests {
@@ -19,5 +19,21 @@ import Testing
             _ = try Files.readLink("/proc/self/exe")
         }
         _ = try Files.readLink("/proc/self/exe")
+    }
+
+    @Test func `only unacknowledged connections without a descriptor count as closing`() {
+        let header = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+        func line(_ state: String, inode: Int, local: String = "0B0A0A0A:0050") -> String {
+            "   0: \(local) 640A0A0A:D431 \(state) 00000400:00000000 01:00000014 00000000     0        0 \(inode) 1 0"
+        }
+        let address: [UInt8] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 10, 10, 11]
+        func count(_ lines: String...) -> Int {
+            ClosingConnections.count(of: [address], in: ([header] + lines).joined(separator: "\n"))
+        }
+        #expect(count(line("04", inode: 0), line("09", inode: 0), line("0B", inode: 0)) == 3)
+        #expect(count(line("04", inode: 77), line("01", inode: 0), line("06", inode: 0), line("05", inode: 0)) == 0)
+        #expect(count(line("04", inode: 0, local: "0C0A0A0A:0050")) == 0)
+        let mapped = "0000000000000000FFFF00000B0A0A0A:0050"
+        #expect(count(line("04", inode: 0, local: mapped)) == 1)
     }
 }
