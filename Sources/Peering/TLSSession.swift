@@ -44,6 +44,8 @@ final class TLSSession: @unchecked Sendable {
     /// Whom the errors name.
     private let peerName: String
     private var recordsWritten = 0
+    /// Why nothing more can be read.
+    private var failure: PeeringError?
 
     /// A session as `identity` that trusts exactly `peers`; `peerName` is for errors.
     init(role: Role, identity: Identity, peers: [Peer], peerName: String) throws(PeeringError) {
@@ -138,6 +140,7 @@ final class TLSSession: @unchecked Sendable {
 
     /// Decrypts as much as fits into `buffer`; 0 when more input is needed.
     func read(into buffer: UnsafeMutableRawBufferPointer) throws(PeeringError) -> Int {
+        if let failure { throw failure }
         var total = 0
         while total < buffer.count {
             ERR_clear_error()
@@ -147,9 +150,11 @@ final class TLSSession: @unchecked Sendable {
                 total += count
                 continue
             }
-            // What was decrypted goes up first; the condition is met again at the next call.
-            if total > 0 { break }
-            try check(result, "read")
+            do throws(PeeringError) { try check(result, "read") } catch {
+                // OpenSSL gives the reason once. What was decrypted before goes up first, the reason at the next call.
+                failure = error
+                if total == 0 { throw error }
+            }
             break
         }
         return total
