@@ -18,6 +18,7 @@ final class Arrival {
     let log: Logger
     private(set) var lanes: [HoldLane] = []
     private var announcements: [VirtualAddress: Announcement] = [:]
+    private var released: Set<VirtualAddress> = []
     private var timeline = Timeline()
     private var cgroup = Cgroup(path: "")
     private var holder: Int32 = 0
@@ -266,44 +267,43 @@ final class Arrival {
     }
 
     func releaseHold() {
-        for lane in lanes { attempt("releasing \(lane.address)") { try lane.queue.release(lane.address) } }
+        for lane in lanes {
+            attempt("releasing \(lane.address)") {
+                try lane.queue.release(lane.address)
+                released.insert(lane.address)
+            }
+        }
         timeline.mark("released")
     }
 
-    /// Ends the lanes, but for one in which the service's next move already holds packets and which that move ends.
+    /// Ends the lanes, but for one that was released and in which the service's next move already holds packets: that
+    /// move ends it.
     func closeLanes() {
         for lane in lanes {
             attempt("closing the hold of \(lane.address)") {
-                if try lane.queue.mode(of: lane.address) == [] { try lane.close() }
+                if try !released.contains(lane.address) || lane.queue.mode(of: lane.address) == [] {
+                    try lane.close()
+                }
             }
         }
     }
 
-    /// Leaves the unit as if it had been started here: no child cgroup, no holder, no drop-in. This takes systemd
-    /// a tenth of a second, in which packets that still reach the source must not wait: what is returned is fulfilled
-    /// when it is over.
-    func settle(_ then: @escaping @Sendable () -> Void) throws(KernelError) -> Promise<Bool> {
-        let settled = try Promise<Bool>()
-        let (unit, log, holder, cgroup, moving, start) = (offer.unit, log, holder, cgroup, moving, Clock.monotonic)
-        log.info("\(unit) runs here: \(timeline.report)")
-        try BlockingThread.start("settle") {
-            func attempt(_ what: String, _ body: () throws -> Void) {
-                do { try body() } catch { log.error("\(what): \(error)") }
+    /// Leaves the unit as if it had been started here, then calls `then`: no child cgroup, no holder, no drop-in.
+    /// systemd takes a tenth of a second for this, in which packets that still reach the source must not wait: it is
+    /// done on a thread of its own.
+    func settle(_ then: @escaping @Sendable () -> Void) {
+        log.info("\(offer.unit) runs here: \(timeline.report)")
+        let work = Settling(unit: offer.unit, holder: holder, cgroup: cgroup, moving: moving, log: log)
+        do throws(KernelError) {
+            try BlockingThread.start("settle") {
+                work.run()
+                then()
             }
-            attempt("moving the processes into the unit") {
-                try moving.moveProcesses(to: cgroup)
-                try moving.remove()
-            }
-            attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
-            attempt("removing the arrival drop-in") {
-                try RuntimeDropIn(unit, .arriving).remove()
-                try SystemdClient().reload()
-            }
-            log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
+        } catch {
+            log.warning("packets that come late wait: \(error)")
+            work.run()
             then()
-            settled.fulfil(true)
         }
-        return settled
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {

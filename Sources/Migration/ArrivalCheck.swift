@@ -122,7 +122,7 @@ final class ArrivalCheck {
 
     /// A listener that is not on a virtual address meets what listens on this host already.
     private func checkPorts() {
-        guard let view, let taken = try? ListeningPorts.read() else { return }
+        guard let view, let taken = try? TCPTable.listeners() else { return }
         var clashes = 0
         for listener in offer.sketch.listeners where listener.type == 1 && listener.port != 0 {
             let address = listener.address.content

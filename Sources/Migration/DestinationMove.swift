@@ -93,12 +93,9 @@ public final class DestinationMove {
             log.warning("the source's held packets are lost; their senders repeat them: \(error)")
         }
         arrival.releaseHold()
-        let settled = try SourceMove.step("settling \(offer.unit)") {
-            try arrival.settle { [arriving] in arriving(offer.unit, .done) }
-        }
+        arrival.settle { [arriving] in arriving(offer.unit, .done) }
         do throws(MoveError) { try takeHeldFrames(arrival) } catch { log.notice("forwarding ended early: \(error)") }
         arrival.closeLanes()
-        _ = settled.wait()
     }
 
     /// From the image to the commit. A source that could not capture at the first freeze sends a second image.

@@ -55,35 +55,22 @@ public final class Host: Sendable {
         }
     }
 
-    /// Puts the hold queue's programs on every NIC with an address, before services of this host depend on it.
-    public func attachHoldQueue() {
+    /// Announces the address on the schedule; an earlier schedule of the same address ends.
+    ///
+    /// With `first`, made beforehand, that announcement is out when this returns. What the service sends afterwards is
+    /// answered by its clients at once, and the answers must not still go to the host that had the address before.
+    func announce(_ address: VirtualAddress, on interface: NetworkInterface, first: Announcement? = nil) {
+        var schedule = Announcer.defaultSchedule
         do throws(AddressingError) {
-            for index in Set(try addresses.list().map(\.interfaceIndex)) {
-                let nic: NetworkInterface
-                let isLoopback: Bool
-                do throws(KernelError) {
-                    nic = try NetworkInterface(index: index)
-                    isLoopback = try nic.flags() & 0x8 != 0  // IFF_LOOPBACK
-                } catch {
-                    continue  // It went meanwhile.
-                }
-                if !isLoopback { try hold.attach(to: nic) }
+            if let first {
+                try first.send()
+                schedule.removeAll { $0 == 0 }
             }
         } catch {
-            log.warning("the hold queue is put on its interface only at the first claim: \(error)")
+            log.error("announcing \(address) at once: \(error)")
         }
-    }
-
-    /// Announces the address now and then on the schedule; an earlier schedule of the same address ends.
-    ///
-    /// The first announcement is out when this returns. What the service sends afterwards is answered by its clients
-    /// at once, and the answers must not still go to the host that had the address before. `first` was made before.
-    func announce(_ address: VirtualAddress, on interface: NetworkInterface, first: Announcement? = nil) {
         let announcer: Announcer
-        do throws(AddressingError) {
-            if let first { try first.send() } else { try Announcement.once(address, on: interface) }
-            announcer = try Announcer(address, on: interface, schedule: Announcer.defaultSchedule.filter { $0 > 0 })
-        } catch {
+        do throws(AddressingError) { announcer = try Announcer(address, on: interface, schedule: schedule) } catch {
             return log.error("announcing \(address): \(error)")
         }
         announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()

@@ -91,8 +91,7 @@ extension SourceMove {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
             for lane in lanes { try Self.step("holding packets") { try lane.set([.hold]) } }
             try Self.step("freezing \(unit)") { try frozen.freeze() }
-            // Not before: what the service still sent would be lost on the wire, and the destination, which takes it
-            // for sent, would repeat it only after its first retransmission timeout of three seconds.
+            // Not before: what the service sends until it is frozen still reaches its clients.
             for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent]) } }
             let closing = try closingConnections(lanes)
             guard closing == 0 else {
@@ -116,6 +115,7 @@ extension SourceMove {
     private func awaitClosedConnections(_ lanes: [HoldLane]) throws(MoveError) {
         let deadline = Deadline.after(milliseconds: Self.closingLimit)
         var count = try closingConnections(lanes)
+        if count > 0 { log.info("waiting for the last bytes of \(count) connections that \(unit) has closed") }
         while count > 0 {
             if deadline.hasPassed {
                 throw MoveError(
@@ -132,7 +132,7 @@ extension SourceMove {
 
     private func closingConnections(_ lanes: [HoldLane]) throws(MoveError) -> Int {
         try Self.step("reading the closing connections") {
-            try ClosingConnections.count(of: lanes.map(\.address.mapped))
+            try TCPTable.closing(of: lanes.map(\.address.mapped))
         }
     }
 

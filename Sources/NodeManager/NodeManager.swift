@@ -56,7 +56,6 @@ public final class NodeManager: ManagerBackend {
             identity: identity, log: log, ownership: try OwnershipJournal(),
             hold: try HoldQueue(pinDirectory: "/sys/fs/bpf/mobilityd/hold"),
             hook: ConnectHook(directory: "/sys/fs/bpf/mobilityd/hooks"), capture: try CaptureModule.load())
-        host.attachHoldQueue()
         self.host = host
         self.log = log
         nodeName = identity.name

@@ -14,6 +14,7 @@ extension NodeManager {
             let systemd = try SystemdClient()
             let views = try annotatedUnits(systemd).map { unit in (unit, view: load(unit, systemd: systemd)) }
             findConflicts(views.compactMap { try? $0.view.get().annotation })
+            attachHoldQueue(views.compactMap { try? $0.view.get() })
             for (unit, view) in views { fresh[unit] = describe(unit, view) }
         } catch {
             log.error("reading the annotated units: \(error)")
@@ -31,6 +32,20 @@ extension NodeManager {
             if known != info { post(.serviceChanged(info)) }
         }
         for unit in old.keys.sorted() where fresh[unit] == nil { post(.serviceRemoved(unit: unit)) }
+    }
+
+    /// Puts the hold queue's programs on the NICs that these units use, long before one of them moves here.
+    private func attachHoldQueue(_ views: [UnitView]) {
+        var nics: [Int32: NetworkInterface] = [:]
+        for view in views {
+            // A unit whose address has no interface here is told so when it claims it.
+            for (_, nic) in (try? view.interfaces(host.addresses)) ?? [] { nics[nic.index] = nic }
+        }
+        for nic in nics.values {
+            do throws(AddressingError) { try host.hold.attach(to: nic) } catch {
+                log.warning("the hold queue is put on \(nic.name) only at the first claim: \(error)")
+            }
+        }
     }
 
     /// The names of all units with an [X-Mobility] section, right or wrong; of a template its loaded instances.

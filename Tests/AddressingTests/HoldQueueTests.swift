@@ -32,7 +32,7 @@ import Testing
         let sender = Worker {
             for number in 0..<500 {
                 try peer.send([UInt8]("line \(number)\n".utf8))
-                usleep(2_000)
+                usleep(2_000)  // the load's rhythm: a line every 2 ms
             }
             try peer.finish()
         }
@@ -41,10 +41,10 @@ import Testing
         }
         try eventually("the server reads") { received.withLock { $0.count } > 1000 }
         try queue.setMode(address, .hold)
-        // What was under way when the hold began is read within a few milliseconds.
-        usleep(10_000)
+        // With a few lines held, what was under way when the hold began has been read.
+        try eventually("lines are held") { try network.a.inside { try queue.counters(address).heldPackets } >= 3 }
         let atStart = received.withLock { $0.count }
-        usleep(90_000)
+        usleep(90_000)  // the length of the hold: nothing may happen in it
         #expect(received.withLock { $0.count } == atStart, "something passed the hold")
         let counters = try network.a.inside { try queue.counters(address) }
         try network.a.inside { try end(queue) }
@@ -101,7 +101,7 @@ import Testing
         }
         try eventually("some data came") { count.withLock { $0 } > 100_000 }
         try queue.setMode(address, .hold)
-        usleep(60_000)
+        usleep(60_000)  // the length of the hold: a bulk sender must fill its window in it
         try network.a.inside { try queue.release(address) }
         try reader.join()
         try sender.join()
@@ -209,11 +209,11 @@ import Testing
         try network.a.inside {
             for _ in 0..<cycles {
                 try queue.setMode(address, .hold)
-                usleep(5_000)
+                usleep(5_000)  // the length of a hold
                 let start = Clock.monotonic
                 try queue.release(address, catchUpMilliseconds: catchUp)
                 longest = max(longest, (Clock.monotonic - start) / 1000)
-                usleep(3_000)
+                usleep(3_000)  // traffic flows between two holds
             }
         }
         stop.store(true, ordering: .relaxed)

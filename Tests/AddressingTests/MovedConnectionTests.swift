@@ -128,7 +128,7 @@ private struct Connection {
         let sender = Worker {
             for number in 0..<500 {
                 try peer.send([UInt8]("line \(number)\n".utf8))
-                usleep(2_000)
+                usleep(2_000)  // the load's rhythm: a line every 2 ms
             }
             try peer.finish()
         }

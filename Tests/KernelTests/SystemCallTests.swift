@@ -28,7 +28,10 @@ import Testing
         }
         let address: [UInt8] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 10, 10, 11]
         func count(_ lines: String...) -> Int {
-            ClosingConnections.count(of: [address], in: ([header] + lines).joined(separator: "\n"))
+            TCPTable.closing(
+                of: [address],
+                among: TCPTable.rows(
+                    of: ([header] + lines).joined(separator: "\n"), in: [1, 4, 5, 6, 9, 10, 11]))
         }
         #expect(count(line("04", inode: 0), line("09", inode: 0), line("0B", inode: 0)) == 3)
         #expect(count(line("04", inode: 77), line("01", inode: 0), line("06", inode: 0), line("05", inode: 0)) == 0)

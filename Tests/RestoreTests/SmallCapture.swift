@@ -3,6 +3,7 @@ import Glibc
 import Kernel
 import ProcessImage
 import Resources
+import Testing
 import Restore
 
 /// A capture by ptrace and /proc of a program that tells its own registrations: enough to prove the restore.
@@ -131,7 +132,7 @@ final class SmallCapture: CaptureContext {
                 pid: pid, start: line.start, end: line.end, protection: line.protection, isShared: line.isShared,
                 offset: line.offset, device: line.device, inode: line.inode, name: line.name, flags: line.flags)
             let refusals = MemoryKinds.check(probe, in: check)
-            guard refusals.isEmpty, let kind = MemoryKinds.kind(of: probe) else { fatalError("\(refusals)") }
+            let kind = try #require(refusals.isEmpty ? MemoryKinds.kind(of: probe) : nil, "\(refusals)")
             if kind == SharedObjectMemory.self, sharedMemoryIndex(device: line.device, inode: line.inode) == nil {
                 let isMemfd = line.name.hasPrefix("/memfd:")
                 let name = isMemfd ? String(line.name.dropFirst(7).dropLast(10)) : ""

@@ -1,0 +1,73 @@
+/// The TCP sockets of this network namespace, proc_net_tcp(5).
+public enum TCPTable {
+    struct Row {
+        /// 4 or 16 bytes in network order.
+        let address: [UInt8]
+        let port: UInt16
+        /// A number of include/net/tcp_states.h.
+        let state: UInt8
+        /// 0 when no descriptor refers to the socket any more.
+        let inode: UInt64
+    }
+
+    /// A listener; the address is 4 or 16 bytes in network order.
+    public struct Listener: Hashable, Sendable {
+        public let address: [UInt8]
+        public let port: UInt16
+        public var isWildcard: Bool { address.allSatisfy { $0 == 0 } }
+    }
+
+    public static func listeners() throws(KernelError) -> [Listener] {
+        try rows(in: [10]).map { Listener(address: $0.address, port: $0.port) }  // TCP_LISTEN
+    }
+
+    /// How many connections with one of these local addresses (16 bytes each, IPv4 mapped into IPv6) the service has
+    /// closed whose last data or FIN the peer has not acknowledged: the kernel alone still works for them, and only on
+    /// this host.
+    public static func closing(of addresses: [[UInt8]]) throws(KernelError) -> Int {
+        closing(of: addresses, among: try rows(in: closingStates))
+    }
+
+    static func closing(of addresses: [[UInt8]], among rows: [Row]) -> Int {
+        rows.count { row in
+            let isIPv4 = row.address.count == 4
+            let mapped = isIPv4 ? [UInt8](repeating: 0, count: 10) + [0xff, 0xff] + row.address : row.address
+            return row.inode == 0 && closingStates.contains(row.state) && addresses.contains(mapped)
+        }
+    }
+
+    /// TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_CLOSING.
+    static let closingStates: Set<UInt8> = [4, 9, 11]
+
+    private static func rows(in states: Set<UInt8>) throws(KernelError) -> [Row] {
+        var found: [Row] = []
+        for file in ["/proc/net/tcp", "/proc/net/tcp6"] where Files.exists(file) {
+            found += rows(of: try Files.readText(file), in: states)
+        }
+        return found
+    }
+
+    /// The rows of one table's text that are in one of `states`.
+    static func rows(of text: String, in states: Set<UInt8>) -> [Row] {
+        text.split(separator: "\n").dropFirst().compactMap { line in
+            let words = line.split(separator: " ", maxSplits: 10)
+            guard words.count > 9, let state = UInt8(words[3], radix: 16), states.contains(state) else { return nil }
+            let local = words[1].split(separator: ":")
+            guard local.count == 2, let port = UInt16(local[1], radix: 16), let inode = UInt64(words[9]) else {
+                return nil
+            }
+            return Row(address: bytes(local[0]), port: port, state: state, inode: inode)
+        }
+    }
+
+    /// The kernel prints each 32-bit word of an address as a number of this machine's byte order.
+    private static func bytes(_ text: Substring) -> [UInt8] {
+        var result: [UInt8] = []
+        var rest = text
+        while let word = UInt32(rest.prefix(8), radix: 16), rest.count >= 8 {
+            withUnsafeBytes(of: word) { result.append(contentsOf: $0) }
+            rest = rest.dropFirst(8)
+        }
+        return result
+    }
+}

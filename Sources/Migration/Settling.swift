@@ -1,0 +1,32 @@
+import Glibc
+import Kernel
+import Logging
+import Units
+
+/// What is left to tidy up once a service runs here: nothing of it may fail the move, what goes wrong is logged.
+struct Settling: Sendable {
+    let unit: String
+    /// The pid of mobility-arrive.
+    let holder: Int32
+    let cgroup: Cgroup
+    let moving: Cgroup
+    let log: Logger
+
+    func run() {
+        let start = Clock.monotonic
+        attempt("moving the processes into the unit") {
+            try moving.moveProcesses(to: cgroup)
+            try moving.remove()
+        }
+        attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
+        attempt("removing the arrival drop-in") {
+            try RuntimeDropIn(unit, .arriving).remove()
+            try SystemdClient().reload()
+        }
+        log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
+    }
+
+    private func attempt(_ what: String, _ body: () throws -> Void) {
+        do { try body() } catch { log.error("\(what): \(error)") }
+    }
+}
