@@ -68,7 +68,7 @@ final class Arrival {
         try SourceMove.step("attaching the connect hook") {
             try host.hook.attach(
                 unit: offer.unit, cgroupPath: cgroup.path, vips: view.addresses,
-                options: ConnectHook.Options(rewriteWildcardBinds: false))
+                options: view.hookOptions)
         }
         undo.push("connect hook") { [host, offer] in try host.hook.detach(unit: offer.unit) }
         timeline.mark("prepared")
@@ -283,6 +283,8 @@ final class Arrival {
             try RuntimeDropIn(offer.unit, .arriving).remove()
             try systemd.reload()
         }
+        // The source fell silent for good before it said commit; the watch is not worth a part of the downtime.
+        for lane in lanes { host.watches.begin(lane.address, on: lane.interface, for: offer.unit) }
         timeline.mark("settled")
         log.info("\(offer.unit) runs here: \(timeline.report)")
     }

@@ -17,12 +17,15 @@ extension SourceMove {
             try conversation.send(.prepare)
             _ = try conversation.expect(.prepared, within: 60_000)
             try cancellation.check()
+            // Undone last: as long as the lanes are silent no announcement leaves.
+            undo.push("ownership of the addresses") { [self] in try takeBackOwnership(view) }
             let lanes = try holdLanes(view, &undo)
             let frozen = try freezeAndSend(view, lanes, conversation)
             undo.push("thaw") { try frozen.rollBack() }
             _ = try conversation.expect(.ready, within: 30_000)
             timeline.mark("ready")
             try cancellation.close()
+            giveUpOwnership(lanes)
             try commit(frozen, lanes, conversation)
             undo.commit()
             finish(view, frozen, lanes, conversation, systemd)
@@ -34,6 +37,22 @@ extension SourceMove {
                 progress.frozenMicroseconds = UInt64((Clock.monotonic - since.at) / 1000)
             }
             throw error
+        }
+    }
+
+    /// From the commit on the destination speaks for the addresses, and its announcements are no attack.
+    private func giveUpOwnership(_ lanes: [HoldLane]) {
+        hasGivenUpOwnership = true
+        host.watches.end(unit)
+        for lane in lanes { host.stopAnnouncing(lane.address) }
+    }
+
+    /// The reverse, for a destination that did not commit.
+    private func takeBackOwnership(_ view: UnitView) throws(MoveError) {
+        guard hasGivenUpOwnership else { return }
+        for (address, interface) in try view.interfaces(host.addresses) {
+            host.announce(address, on: interface)
+            host.watches.begin(address, on: interface, for: unit)
         }
     }
 
