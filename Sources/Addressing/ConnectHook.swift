@@ -15,7 +15,8 @@ import Kernel
 /// ENETUNREACH; an unconnected IPv6 datagram leaves with the address all the same. None ever gets the host's own.
 public struct ConnectHook: Sendable {
     public struct Options: Sendable, Equatable {
-        /// bind(2) to 0.0.0.0 or :: becomes a bind to the virtual address of the family, if there is one.
+        /// bind(2) to 0.0.0.0 or :: becomes a bind to the virtual address of the family, if there is one. A bind to ::
+        /// that also serves IPv4 stays as it is when both families have an address.
         public var rewriteWildcardBinds: Bool
         public init(rewriteWildcardBinds: Bool = false) { self.rewriteWildcardBinds = rewriteWildcardBinds }
     }

@@ -77,6 +77,8 @@ public final class OwnershipWatch: Sendable {
                     while entries[2].revents != 0, let frame = try claims.receive(milliseconds: 0) {
                         defend(frame, &lastDefence)
                     }
+                } catch  where error.code.rawValue == ENETDOWN {
+                    // packet(7) says so once when the interface is set down; it goes on when that is up again.
                 } catch {
                     return report(.ended(why: error.description))
                 }
@@ -87,6 +89,7 @@ public final class OwnershipWatch: Sendable {
             switch event {
             case .linkChanged(interface.index, let now):
                 if now && !carrier {
+                    restore()  // An interface that is set down loses its IPv6 addresses.
                     announce()
                     report(.carrierReturned)
                 }

@@ -152,6 +152,8 @@ public enum BackendEvent: Sendable {
     case nodeAdded(NodeInfo)
     case nodeChanged(NodeInfo)
     case nodeRemoved(name: String)
+    /// Another host claims an address of a unit that runs here; `hardware` is its hardware address.
+    case addressConflict(unit: String, address: String, hardware: String)
 }
 
 /// The answer to a question that took time; called once, from any thread.

@@ -36,6 +36,12 @@ extension BusService {
                 try out.unsigned32(priority)
                 try out.string(line)
             }
+        case .addressConflict(let unit, let address, let hardware):
+            try signal(BusName.root, BusName.managerInterface, "AddressConflict") { out in
+                try out.string(unit)
+                try out.string(address)
+                try out.string(hardware)
+            }
         case .serviceAdded, .serviceChanged, .serviceRemoved, .nodeAdded, .nodeChanged, .nodeRemoved:
             try announceObject(event)
         }

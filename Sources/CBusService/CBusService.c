@@ -39,6 +39,7 @@ static const sd_bus_vtable manager[] = {
     METHOD("Reload", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, CALL, OPEN),
     SD_BUS_SIGNAL_WITH_ARGS("MigrationNew", SD_BUS_ARGS("u", id, "o", migration, "s", unit), 0),
     SD_BUS_SIGNAL_WITH_ARGS("MigrationRemoved", SD_BUS_ARGS("u", id, "o", migration, "s", unit, "s", result), 0),
+    SD_BUS_SIGNAL_WITH_ARGS("AddressConflict", SD_BUS_ARGS("s", unit, "s", address, "s", hardware), 0),
     PROPERTY("Version", "s", CONSTANT),
     PROPERTY("NodeName", "s", CONSTANT),
     PROPERTY("Features", "as", CONSTANT),

@@ -36,7 +36,7 @@ public struct AddressClaim: Sendable {
             try SourceMove.step("attaching the connect hook of \(unit)") {
                 try host.hook.attach(
                     unit: unit, cgroupPath: try view.cgroup().path, vips: view.addresses,
-                    options: ConnectHook.Options(rewriteWildcardBinds: false))
+                    options: view.hookOptions)
             }
         } catch {
             undo.rollBack().forEach { host.log.error("undoing the claim of \(unit): \($0)") }
@@ -59,10 +59,53 @@ public struct AddressClaim: Sendable {
             throw MoveError(.addressUnavailable, "\(error)")
         }
         host.announce(address, on: interface)
+        host.watches.begin(address, on: interface, for: unit)
+        undo.push("watch over \(address)") { [host, unit] in
+            host.stopAnnouncing(address)
+            host.watches.end(unit)
+        }
+    }
+
+    /// Announces and watches over the addresses of a unit that a former process of this daemon left running here,
+    /// after a look whether they are still there: nobody watched meanwhile. One that somebody else has by now is left
+    /// to him. A unit that has not claimed its addresses has nothing to resume.
+    public func resume() throws(MoveError) {
+        let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
+        guard view.isRunning, case .here = host.ownership.state(of: unit) else { return }
+        let cgroup = try view.cgroup()
+        let isClaimed = try SourceMove.step("looking at the connect hook of \(unit)") {
+            try host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)
+        }
+        guard isClaimed else { return }
+        for (address, interface) in try view.interfaces(host.addresses) {
+            do throws(AddressingError) {
+                if try !host.addresses.isPresent(address, on: interface) {
+                    try ConflictProbe().run(address, on: interface)
+                    try host.addresses.add(address, to: interface)
+                    host.log.warning(
+                        "somebody removed \(address) of \(unit) while mobilityd did not run; it is back",
+                        metadata: ["unit": "\(unit)", "address": "\(address.text)"])
+                }
+            } catch {
+                host.log.error("\(address) of \(unit) is lost: \(error)", metadata: ["unit": "\(unit)"])
+                continue
+            }
+            host.announce(address, on: interface)
+            host.watches.begin(address, on: interface, for: unit)
+        }
+    }
+
+    /// Gives the addresses up if the unit has ended. For a stop that came in a move, when `release` is not called.
+    public func releaseIfEnded() throws(MoveError) {
+        guard let view = try? UnitView.load(unit, systemd: try SourceMove.systemd()) else { return }
+        guard view.hasEnded, case .here = host.ownership.state(of: unit) else { return }
+        try release()
     }
 
     /// The reverse; what is not there is no error.
     public func release() throws(MoveError) {
+        // First, and by the unit: its annotation may name other addresses by now.
+        host.watches.end(unit)
         let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
         for (address, interface) in try view.interfaces(host.addresses) {
             host.stopAnnouncing(address)

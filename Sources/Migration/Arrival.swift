@@ -70,7 +70,7 @@ final class Arrival {
         try SourceMove.step("attaching the connect hook") {
             try host.hook.attach(
                 unit: offer.unit, cgroupPath: cgroup.path, vips: view.addresses,
-                options: ConnectHook.Options(rewriteWildcardBinds: false))
+                options: view.hookOptions)
         }
         undo.push("connect hook") { [host, offer] in try host.hook.detach(unit: offer.unit) }
         timeline.mark("prepared")
@@ -293,7 +293,9 @@ final class Arrival {
     /// done on a thread of its own.
     func settle(_ then: @escaping @Sendable () -> Void) {
         log.info("\(offer.unit) runs here: \(timeline.report)")
-        let work = Settling(unit: offer.unit, holder: holder, cgroup: cgroup, moving: moving, log: log)
+        let work = Settling(
+            unit: offer.unit, holder: holder, cgroup: cgroup, moving: moving, host: host,
+            addresses: lanes.map { ($0.address, $0.interface) }, log: log)
         do throws(KernelError) {
             try BlockingThread.start("settle") {
                 work.run()

@@ -18,6 +18,7 @@ public final class Host: Sendable {
     public let capture: CaptureModule
     public let digests = FileDigests()
     public let moves = MoveTable()
+    public let watches: AddressWatches
     private let identityBox: Mutex<Identity>
     private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
 
@@ -31,6 +32,7 @@ public final class Host: Sendable {
         self.hold = hold
         self.hook = hook
         self.capture = capture
+        watches = AddressWatches(log: log)
         identityBox = Mutex(identity)
     }
 

@@ -196,6 +196,7 @@ public struct Recovery: Sendable {
     }
 
     private func dropAddresses() {
+        host.watches.end(unit)
         for (address, interface) in lanes() {
             host.stopAnnouncing(address)
             attempt("removing \(address)") {

@@ -1,3 +1,4 @@
+import Addressing
 import Glibc
 import Kernel
 import Logging
@@ -10,10 +11,14 @@ struct Settling: Sendable {
     let holder: Int32
     let cgroup: Cgroup
     let moving: Cgroup
+    let host: Host
+    let addresses: [(VirtualAddress, NetworkInterface)]
     let log: Logger
 
     func run() {
         let start = Clock.monotonic
+        // The source fell silent for good before it said commit; the watch is not worth a part of the downtime.
+        for (address, interface) in addresses { host.watches.begin(address, on: interface, for: unit) }
         attempt("moving the processes into the unit") {
             try moving.moveProcesses(to: cgroup)
             try moving.remove()

@@ -88,6 +88,7 @@ extension SourceMove {
         enter(.done)
         log.info("\(unit) runs on \(destination): \(timeline.report)")
         forwardLateFrames(lanes, conversation)
+        host.watches.end(unit)
         for lane in lanes {
             if let counters = try? lane.queue.counters(lane.address) {
                 log.info("\(lane.address): \(counters.heldPackets) packets held, \(counters.silenced) silenced")

@@ -17,12 +17,15 @@ extension SourceMove {
             try conversation.send(.prepare)
             _ = try conversation.expect(.prepared, within: 60_000)
             try cancellation.check()
+            // Undone last: as long as the lanes are silent no announcement leaves.
+            undo.push("ownership of the addresses") { [self] in try takeBackOwnership(view) }
             let lanes = try holdLanes(view, &undo)
             let frozen = try freezeAndSend(view, lanes, conversation)
             undo.push("thaw") { try frozen.rollBack() }
             _ = try conversation.expect(.ready, within: 30_000)
             timeline.mark("ready")
             try cancellation.close()
+            giveUpOwnership()
             try commit(frozen, lanes, conversation)
             undo.commit()
             finish(view, frozen, lanes, conversation, systemd)
@@ -35,6 +38,20 @@ extension SourceMove {
             }
             throw error
         }
+    }
+
+    /// From the commit on the destination speaks for the addresses, and its announcements are no attack. The lanes are
+    /// silent: what a watch or an announcer of this host still sends goes nowhere.
+    private func giveUpOwnership() {
+        hasGivenUpOwnership = true
+        host.watches.suspend(unit)
+    }
+
+    /// The reverse, for a destination that did not commit: it may have announced itself.
+    private func takeBackOwnership(_ view: UnitView) throws(MoveError) {
+        guard hasGivenUpOwnership else { return }
+        host.watches.resume(unit)
+        for (address, interface) in try view.interfaces(host.addresses) { host.announce(address, on: interface) }
     }
 
     /// The runtime drop-in under which the unit's end here runs none of its Exec lines and is no failure.

@@ -17,6 +17,8 @@ public final class SourceMove {
     let report: @Sendable (MoveProgress) -> Void
     var progress = MoveProgress()
     var timeline = Timeline()
+    /// This host no longer announces the addresses or watches over them.
+    var hasGivenUpOwnership = false
     var log: Logger
 
     /// How often a service that changes while it is captured is tried again.

@@ -31,6 +31,14 @@ public struct UnitView: Sendable {
             addresses: annotation.virtualAddresses.compactMap { VirtualAddress(text: $0.description) })
     }
 
+    /// How the connect hook treats the unit's sockets.
+    public var hookOptions: ConnectHook.Options { .init(rewriteWildcardBinds: annotation.rewriteWildcardBinds) }
+
+    /// Its processes are there; a unit that starts has not claimed anything yet.
+    public var isRunning: Bool { ["active", "reloading", "refreshing"].contains(status.activeState) }
+
+    public var hasEnded: Bool { ["inactive", "failed"].contains(status.activeState) }
+
     /// The unit's cgroup.
     public func cgroup() throws(MoveError) -> Cgroup {
         guard !status.controlGroup.isEmpty else {

@@ -144,6 +144,8 @@ public enum MobilitySignal: Equatable, Sendable {
     /// `path` is the migration's.
     case logMessage(path: String, priority: UInt32, line: String)
     case propertiesChanged(path: String, interface: String, [String: BusValue])
+    /// Another host claims an address of a unit that runs on this node; `hardware` is the other's hardware address.
+    case addressConflict(unit: String, address: String, hardware: String)
 
     init?(_ signal: Connection.Signal) {
         let body = signal.body
@@ -157,6 +159,10 @@ public enum MobilitySignal: Equatable, Sendable {
                 let result = body[3].text
             else { return nil }
             self = .migrationRemoved(id: UInt32(clamping: id), path: path, unit: unit, result: result)
+        case (BusName.managerInterface, "AddressConflict"):
+            guard body.count == 3, let unit = body[0].text, let address = body[1].text, let hardware = body[2].text
+            else { return nil }
+            self = .addressConflict(unit: unit, address: address, hardware: hardware)
         case (BusName.migrationInterface, "LogMessage"):
             guard body.count == 2, let priority = body[0].number, let line = body[1].text else { return nil }
             self = .logMessage(path: signal.path, priority: UInt32(clamping: priority), line: line)

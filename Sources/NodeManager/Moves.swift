@@ -105,6 +105,7 @@ extension NodeManager {
             return (move.info, old)
         }
         guard let finished else { return }
+        releaseIfEnded(finished.unit)
         refresh(finished.unit)
         post(.migrationFinished(finished))
         forgotten.forEach { post(.migrationForgotten($0)) }

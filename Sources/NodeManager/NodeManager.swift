@@ -69,7 +69,13 @@ public final class NodeManager: ManagerBackend {
         state.withLock { $0.nodes = Self.nodes(settings: settings, identity: identity) }
         gate.open { [weak self] unit, phase in self?.arrivalEntered(unit, phase) }
         refreshServices()
+        host.watches.setObserver { [weak self] conflict in
+            self?.post(
+                .addressConflict(
+                    unit: conflict.unit, address: conflict.address.text, hardware: conflict.hardware))
+        }
         takeUpUnfinishedMoves()
+        resumeOwnership()
     }
 
     private static func nodes(settings: NodeSettings, identity: Identity) -> [NodeInfo] {

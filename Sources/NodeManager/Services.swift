@@ -135,6 +135,8 @@ extension NodeManager {
         state.withLock { state in
             if phase.isFinal { state.arriving.remove(unit) } else { state.arriving.insert(unit) }
         }
+        // Not after a roll-back, which has taken everything off, and after which the next attempt may be at work here.
+        if phase == .done { releaseIfEnded(unit) }
         refresh(unit)
     }
 

@@ -29,10 +29,36 @@ extension NodeManager {
     }
 
     private func recovered(_ unit: String) {
+        // While it counts as moving: another move must not find the watch half begun.
+        resumeOwnership(of: unit)
         state.withLock { state in
             state.arriving.remove(unit)
             state.departing.remove(unit)
         }
+        releaseIfEnded(unit)
         refresh(unit)
+    }
+
+    /// Speaks again for the addresses of the units that run here; those with an unfinished move wait for its end.
+    ///
+    /// Before the bus name is ours: no claim, release or move can come between the look at a unit and its watch.
+    func resumeOwnership() {
+        let moving = state.withLock { $0.arriving.union($0.departing) }
+        for service in services() where service.connectHookAttached && !moving.contains(service.unit) {
+            resumeOwnership(of: service.unit)
+        }
+    }
+
+    private func resumeOwnership(of unit: String) {
+        do throws(MoveError) { try AddressClaim(host: host, unit: unit).resume() } catch {
+            log.error("the addresses of \(unit) are not watched over: \(error)", metadata: ["unit": "\(unit)"])
+        }
+    }
+
+    /// A stop that came while the unit moved left its addresses to the move; now nobody else takes them off.
+    func releaseIfEnded(_ unit: String) {
+        do throws(MoveError) { try AddressClaim(host: host, unit: unit).releaseIfEnded() } catch {
+            log.error("releasing the addresses of \(unit): \(error)", metadata: ["unit": "\(unit)"])
+        }
     }
 }

@@ -59,7 +59,10 @@ extension BusTests {
     @Test func introspectionNamesMembersAndFlags() throws {
         let fixture = try Fixture()
         let manager = try fixture.busctl("introspect org.mobilityd1 /org/mobilityd1").output
-        for member in ["MigrateUnit", "CheckUnit", "DrainNode", "MayStart", "MigrationRemoved", "NodeName", "Reload"] {
+        for member in [
+            "MigrateUnit", "CheckUnit", "DrainNode", "MayStart", "MigrationRemoved", "NodeName", "Reload",
+            "AddressConflict",
+        ] {
             #expect(manager.contains("." + member))
         }
         #expect(manager.contains("org.freedesktop.DBus.ObjectManager"))
@@ -167,6 +170,7 @@ extension BusTests {
                     #expect(removed == path)
                     trace.append("removed \(id) \(result)")
                     isOver = true
+                case .addressConflict(_, let address, _): trace.append("conflict \(address)")
                 }
             }
         }

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -27,6 +28,12 @@ struct {
     __type(key, __u32);
     __type(value, struct connect_settings);
 } connect_options SEC(".maps");
+
+// The part of the kernel's structures that says for whom a socket listens; offsets come from BTF at load time (CO-RE).
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct sock_common { unsigned char skc_ipv6only : 1; };
+struct sock { struct sock_common __sk_common; };
+#pragma clang attribute pop
 
 static __always_inline struct connect_settings *settings(void)
 {
@@ -135,6 +142,20 @@ int vip_bind4(struct bpf_sock_addr *ctx)
     return 1;
 }
 
+// Whether a socket bound to :: serves IPv4 as well (IPV6_V6ONLY is off). One of which the kernel does not tell, which
+// is an MPTCP socket, is taken to.
+static __always_inline bool serves_ipv4(struct bpf_sock *socket)
+{
+    if (!socket)
+        return true;
+    struct sock *tcp = (struct sock *)bpf_skc_to_tcp6_sock(socket);
+    if (tcp)
+        return !BPF_CORE_READ_BITFIELD(tcp, __sk_common.skc_ipv6only);
+    struct sock *udp = (struct sock *)bpf_skc_to_udp6_sock(socket);
+    return !udp || !BPF_CORE_READ_BITFIELD(udp, __sk_common.skc_ipv6only);
+}
+
+// A bind to :: that serves both families is left alone where both have a virtual address: no single address is both.
 SEC("cgroup/bind6")
 int vip_bind6(struct bpf_sock_addr *ctx)
 {
@@ -142,6 +163,8 @@ int vip_bind6(struct bpf_sock_addr *ctx)
     if (!options || !options->rewrite_wildcard_binds || !options->has_ipv6)
         return 1;
     if (ctx->user_ip6[0] | ctx->user_ip6[1] | ctx->user_ip6[2] | ctx->user_ip6[3])
+        return 1;
+    if (options->has_ipv4 && serves_ipv4(ctx->sk))
         return 1;
     ctx->user_ip6[0] = options->ipv6[0];
     ctx->user_ip6[1] = options->ipv6[1];
