@@ -117,14 +117,23 @@ extension ServiceSnapshot {
         }
     }
 
+    /// On bytes: a service has thousands of sockets, and this is done while it is frozen.
     private static func readDetails(_ probe: inout DescriptorProbe) throws(KernelError) {
-        for line in try Files.readText("/proc/\(probe.pid)/fdinfo/\(probe.number)").split(separator: "\n") {
-            let words = line.split { $0 == " " || $0 == "\t" }
-            switch words.first {
-            case "pos:": if words.count > 1, let position = Int64(words[1]) { probe.position = position }
-            case "flags:": if words.count > 1, let flags = Int32(words[1], radix: 8) { probe.flags = flags }
-            case "mnt_id:", "ino:": break
-            default: probe.details.append(String(line))
+        let text = try Files.read("/proc/\(probe.pid)/fdinfo/\(probe.number)")
+        for line in text.split(separator: UInt8(ascii: "\n")) {
+            func value(_ key: StaticString) -> Substring? {
+                let length = key.utf8CodeUnitCount
+                let isKey = key.withUTF8Buffer { line.starts(with: $0) }
+                guard isKey else { return nil }
+                return Substring(decoding: line.dropFirst(length).drop { $0 == 9 || $0 == 32 }, as: UTF8.self)
+            }
+            if let position = value("pos:") {
+                probe.position = Int64(position) ?? probe.position
+            } else if let flags = value("flags:") {
+                // The kernel's program does not know O_CLOEXEC, which belongs to the number and not to the file.
+                probe.flags = Int32(flags, radix: 8) ?? probe.flags
+            } else if value("mnt_id:") == nil && value("ino:") == nil {
+                probe.details.append(String(decoding: line, as: UTF8.self))
             }
         }
     }

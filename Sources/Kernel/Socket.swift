@@ -49,6 +49,19 @@ public enum Socket {
         return Array(value.prefix(Int(length)))
     }
 
+    /// getsockopt(2) into the beginning of `buffer`, which is as long as the value may be: nothing is allocated.
+    /// Returns the value's length.
+    public static func option(
+        _ socket: borrowing FileDescriptor, _ level: Int32, _ name: Int32, limit: Int, into buffer: inout [UInt8]
+    ) throws(KernelError) -> Int {
+        let raw = socket.raw
+        var length = UInt32(min(limit, buffer.count))
+        try systemCall("getsockopt", on: "fd \(raw) level \(level) option \(name)") {
+            buffer.withUnsafeMutableBytes { getsockopt(raw, level, name, $0.baseAddress, &length) }
+        }
+        return Int(length)
+    }
+
     /// getsockopt(2) of an `int`.
     public static func integer(
         _ socket: borrowing FileDescriptor, _ level: Int32, _ name: Int32

@@ -25,7 +25,19 @@ public enum TCPTable {
     /// closed whose last data or FIN the peer has not acknowledged: the kernel alone still works for them, and only on
     /// this host.
     public static func closing(of addresses: [[UInt8]]) throws(KernelError) -> Int {
-        closing(of: addresses, among: try rows(in: closingStates))
+        // Going through the table takes milliseconds with thousands of connections, and this is asked while a service
+        // is frozen: nearly always no socket of the whole kernel is closed and at work.
+        if orphans(in: try Files.readText("/proc/net/sockstat")) == 0 { return 0 }
+        return closing(of: addresses, among: try rows(in: closingStates))
+    }
+
+    /// `TCP: inuse 5 orphan 0 tw 7 …`, sockstat_seq_show() in net/ipv4/proc.c: the exact sum over all namespaces.
+    static func orphans(in text: String) -> Int? {
+        for line in text.split(separator: "\n") where line.hasPrefix("TCP:") {
+            let words = line.split(separator: " ")
+            if let key = words.firstIndex(of: "orphan"), key + 1 < words.count { return Int(words[key + 1]) }
+        }
+        return nil
     }
 
     static func closing(of addresses: [[UInt8]], among rows: [Row]) -> Int {

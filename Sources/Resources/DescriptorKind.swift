@@ -160,6 +160,10 @@ public protocol DescriptorKind: SendableMetatype {
     static func restore(
         _ description: DescriptionImage, index: Int32, in embryo: any EmbryoPort, context: any RestoreContext
     ) throws(ResourceError) -> Int32
+    /// The same for several descriptions of the image at once, in order.
+    static func restoreAll(
+        _ indices: [Int32], in embryo: any EmbryoPort, context: any RestoreContext
+    ) throws(ResourceError) -> [Int32]
     /// A second pass when every descriptor of every process is at its number (epoll sets, peers).
     static func connect(
         _ description: DescriptionImage, index: Int32, number: Int32, in embryo: any EmbryoPort,
@@ -173,6 +177,16 @@ public protocol DescriptorKind: SendableMetatype {
 
 extension DescriptorKind {
     public static var stage: RestoreStage { .ordinary }
+    public static func restoreAll(
+        _ indices: [Int32], in embryo: any EmbryoPort, context: any RestoreContext
+    ) throws(ResourceError) -> [Int32] {
+        var numbers: [Int32] = []
+        for index in indices {
+            let description = context.image.descriptions[Int(index)]
+            numbers.append(try restore(description, index: index, in: embryo, context: context))
+        }
+        return numbers
+    }
     public static func connect(
         _ description: DescriptionImage, index: Int32, number: Int32, in embryo: any EmbryoPort,
         context: any RestoreContext

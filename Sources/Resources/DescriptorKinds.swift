@@ -5,7 +5,8 @@ public enum DescriptorKinds {
     public static let all: [any DescriptorKind.Type] = fileKinds + socketKinds
 
     /// The kind of a captured description, nil for a name this version does not know.
-    public static func named(_ name: String) -> (any DescriptorKind.Type)? { all.first { $0.name == name } }
+    public static func named(_ name: String) -> (any DescriptorKind.Type)? { byName[name] }
+    private static let byName = Dictionary(uniqueKeysWithValues: all.map { ($0.name, $0) })
 
     /// The kind of a descriptor, nil for what nothing here can carry.
     public static func kind(of probe: DescriptorProbe) -> (any DescriptorKind.Type)? {

@@ -21,6 +21,8 @@ public final class ServiceRestore: RestoreContext {
     /// What is mapped so far.
     var mapped: [Int32: [VMAImage]] = [:]
     var sharedObjects: [Int32: SharedObject] = [:]
+    /// The numbers under which each description is held, its home first.
+    var placesOf: [Int32: [(pid: Int32, descriptor: DescriptorImage)]] = [:]
     /// Where a description was made first.
     var homes: [Int32: (pid: Int32, number: Int32)] = [:]
     /// Restartable sequences that threads were in, by thread number.

@@ -39,4 +39,10 @@ import Testing
         let mapped = "0000000000000000FFFF00000B0A0A0A:0050"
         #expect(count(line("04", inode: 0, local: mapped)) == 1)
     }
+
+    @Test func sockstatTellsOfOrphans() {
+        let text = "sockets: used 9\nTCP: inuse 5 orphan 3 tw 7 alloc 6 mem 1\nUDP: inuse 0 mem 0\n"
+        #expect(TCPTable.orphans(in: text) == 3)
+        #expect(TCPTable.orphans(in: "TCP: inuse 5\n") == nil)
+    }
 }

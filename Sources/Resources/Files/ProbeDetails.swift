@@ -15,9 +15,11 @@ extension DescriptorProbe {
     }
 
     private static func trimmed(_ text: Substring) -> String {
-        let blank: (Character) -> Bool = { $0 == " " || $0 == "\t" }
-        let start = text.drop(while: blank)
-        return String(start.reversed().drop(while: blank).reversed())
+        // On the bytes: an epoll set has a line for each of thousands of connections.
+        func isBlank(_ byte: UInt8) -> Bool { byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }
+        let bytes = text.utf8.drop(while: isBlank)
+        guard let last = bytes.lastIndex(where: { !isBlank($0) }) else { return "" }
+        return String(text[bytes.startIndex...last])
     }
 
     /// The path that the link shows, without the kernel's mark of an unlinked file.

@@ -29,12 +29,20 @@ public protocol EmbryoBatchPort: EmbryoPort {
     /// Performs the calls, or only collects them while the port is gathering; calls that belong together by `takes`
     /// stay together.
     func enqueue(_ calls: [EmbryoCall]) throws(KernelError)
+    /// Performs the calls now.
+    func run(_ calls: [EmbryoCall]) throws(KernelError) -> [EmbryoResult]
 }
 
 extension EmbryoPort {
     /// Performs `calls` in order, in one batch where the port can.
     public func perform(_ calls: [EmbryoCall]) throws(KernelError) {
         if let batch = self as? any EmbryoBatchPort { return try batch.enqueue(calls) }
+        _ = try values(of: calls)
+    }
+
+    /// Performs `calls` now, in order; of a call that failed and was allowed to, the negative error number.
+    public func values(of calls: [EmbryoCall]) throws(KernelError) -> [Int] {
+        if let batch = self as? any EmbryoBatchPort { return try batch.run(calls).map(\.value) }
         var values: [Int] = []
         for item in calls {
             var arguments = item.arguments
@@ -51,5 +59,6 @@ extension EmbryoPort {
                 values.append(-Int(error.code.rawValue))
             }
         }
+        return values
     }
 }

@@ -55,7 +55,7 @@ enum JournalSocket: DescriptorKind {
             try embryo.call(
                 SYS_connect, .int(number), .bytes(address.bytes), .int(address.bytes.count), on: record.path)
             let socket = try embryo.take(number)
-            try SocketSettings.apply(record.settings.late, to: socket)
+            try record.settings.late.apply(to: socket)
             try record.settings.applyBuffers(to: socket)
             try Socket.setStatusFlags(socket, description.statusFlags)
             return number

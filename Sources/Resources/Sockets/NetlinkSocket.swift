@@ -70,7 +70,8 @@ enum NetlinkSocket: DescriptorKind {
             for group in record.groups {
                 try Socket.setInteger(socket, level, addMembership, Int32(bitPattern: group))
             }
-            try SocketSettings.apply(record.settings.early + record.settings.late, to: socket)
+            try record.settings.early.apply(to: socket)
+            try record.settings.late.apply(to: socket)
             try record.settings.applyBuffers(to: socket)
             try Socket.setStatusFlags(socket, description.statusFlags)
             return number

@@ -3,14 +3,9 @@ import ProcessImage
 
 /// Everything about a socket that setsockopt(2) can give to another one.
 struct SocketSettings: Codable {
-    struct Option: Codable {
-        var level: Int32
-        var name: Int32
-        var value: Bytes
-    }
     /// Set before bind(2); the rest afterwards.
-    var early: [Option] = []
-    var late: [Option] = []
+    var early = PackedOptions()
+    var late = PackedOptions()
     var reuseAddress: Int32 = 0
     /// SO_SNDBUF and SO_RCVBUF as getsockopt(2) shows them (twice what was asked for), and SO_BUF_LOCK: which of
     /// them the service has set itself, so that the kernel must not tune them.
@@ -102,12 +97,9 @@ extension SocketSettings {
         if Socket.hasFilter(socket) {
             throw ResourceError(subject, "a packet filter (SO_ATTACH_FILTER) cannot be carried")
         }
-        for entry in SocketOption.early {
-            if let value = read(socket, entry) { settings.early.append(value) }
-        }
-        for entry in entries {
-            if let value = read(socket, entry) { settings.late.append(value) }
-        }
+        var buffer = [UInt8](repeating: 0, count: 64)
+        for entry in SocketOption.early { settings.early.read(entry, of: socket, &buffer) }
+        for entry in entries { settings.late.read(entry, of: socket, &buffer) }
         try step(subject, "its options cannot be read") { () throws(KernelError) in
             let level = SocketOption.socket
             settings.reuseAddress = try Socket.integer(socket, level, SocketOption.reuseAddress)
@@ -116,25 +108,6 @@ extension SocketSettings {
             settings.bufferLock = (try? Socket.integer(socket, level, SocketOption.bufferLock)) ?? 0
         }
         return settings
-    }
-
-    private static func read(_ socket: borrowing FileDescriptor, _ entry: SocketOption.Entry) -> Option? {
-        guard let value = try? Socket.option(socket, entry.level, entry.name, limit: entry.size) else { return nil }
-        return Option(level: entry.level, name: entry.name, value: Bytes(value))
-    }
-
-    /// Sets those that differ from what a new socket has: an option at its default is never touched.
-    static func apply(_ options: [Option], to socket: borrowing FileDescriptor) throws(KernelError) {
-        for option in options {
-            let limit = max(option.value.count, 4)
-            let now = try? Socket.option(socket, option.level, option.name, limit: limit)
-            if now == option.value.content { continue }
-            do throws(KernelError) {
-                try Socket.setOption(socket, option.level, option.name, option.value.content)
-            } catch  where option.level == SocketOption.tcp && option.name == SocketOption.congestion {
-                // A congestion control that this host has not: the host's own serves as well.
-            }
-        }
     }
 
     /// Makes both buffers at least so large that `sending` and `receiving` bytes fit, bookkeeping included.

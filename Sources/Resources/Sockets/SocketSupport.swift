@@ -71,28 +71,48 @@ extension CheckContext {
 }
 
 enum SocketMaker {
-    /// socket(2) in the embryo, so that the socket has the unit's cgroup, and under the file-system ids of the service,
-    /// which become the socket's `sk_uid`.
+    struct Wish {
+        var family: Int32
+        var type: Int32
+        var protocolNumber: Int32
+    }
+
     static func make(
         _ family: Int32, _ type: Int32, _ protocolNumber: Int32, in embryo: any EmbryoPort,
         context: any RestoreContext
     ) throws(KernelError) -> Int32 {
+        try make([Wish(family: family, type: type, protocolNumber: protocolNumber)], in: embryo, context: context)[0]
+    }
+
+    /// socket(2) in the embryo, so that the sockets have the unit's cgroup, and under the file-system ids of the
+    /// service, which become the sockets' `sk_uid`. All in one round trip: the embryo must be woken for each.
+    static func make(
+        _ wishes: [Wish], in embryo: any EmbryoPort, context: any RestoreContext
+    ) throws(KernelError) -> [Int32] {
         let ids = context.credentials(ofProcess: embryo.pid)
-        let group = try embryo.call(SYS_setfsgid, .int(Int(ids?.fileSystemGroup ?? 0)), on: "socket").value
-        let user = try embryo.call(SYS_setfsuid, .int(Int(ids?.fileSystemUser ?? 0)), on: "socket").value
-        let result: Result<Int, KernelError>
-        do throws(KernelError) {
-            result = .success(
-                try embryo.call(
-                    SYS_socket, .int(family), .int(type | 0o2000000), .int(protocolNumber),
-                    on: "family \(family) type \(type)"
-                ).value)
-        } catch {
-            result = .failure(error)
+        func setIDs(_ call: Int32, _ argument: EmbryoArgument, distance: Int? = nil) -> EmbryoCall {
+            EmbryoCall(call, [argument], on: "socket", takes: distance.map { (argument: 0, distance: $0) })
         }
-        try embryo.call(SYS_setfsuid, .int(user), on: "socket")
-        try embryo.call(SYS_setfsgid, .int(group), on: "socket")
-        return Int32(try result.get())
+        // setfsuid(2) and setfsgid(2) answer with the id before, which the last two calls put back.
+        let calls =
+            [
+                setIDs(Int32(SYS_setfsgid), .int(Int(ids?.fileSystemGroup ?? 0))),
+                setIDs(Int32(SYS_setfsuid), .int(Int(ids?.fileSystemUser ?? 0))),
+            ]
+            + wishes.map {
+                EmbryoCall(
+                    Int32(SYS_socket), [.int($0.family), .int($0.type | 0o2000000), .int($0.protocolNumber)],
+                    on: "family \($0.family) type \($0.type)", mustSucceed: false)
+            } + [
+                setIDs(Int32(SYS_setfsuid), .int(0), distance: wishes.count + 1),
+                setIDs(Int32(SYS_setfsgid), .int(0), distance: wishes.count + 3),
+            ]
+        let made = try embryo.values(of: calls).dropFirst(2).prefix(wishes.count).map { Int32(clamping: $0) }
+        for (wish, number) in zip(wishes, made) where number < 0 {
+            throw KernelError(
+                call: "socket", object: "family \(wish.family) type \(wish.type)", code: Errno(rawValue: -number))
+        }
+        return made
     }
 
     /// `body` in the embryo under the service's effective ids: what SO_PEERCRED will tell of it.

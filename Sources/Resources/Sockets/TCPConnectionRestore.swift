@@ -9,8 +9,38 @@ extension TCPConnection {
         _ description: DescriptionImage, index: Int32, in embryo: any EmbryoPort, context: any RestoreContext
     ) throws(ResourceError) -> Int32 {
         let record = try Payload.decode(Record.self, from: description, index: index)
-        return try step("pid \(embryo.pid) \(record.subject)", "cannot be made") { () throws(KernelError) in
-            let number = try SocketMaker.make(record.family, 1, 6, in: embryo, context: context)
+        let number = try step("pid \(embryo.pid) \(record.subject)", "cannot be made") { () throws(KernelError) in
+            try SocketMaker.make(record.family, 1, 6, in: embryo, context: context)
+        }
+        try build(record, number, flags: description.statusFlags, in: embryo, context: context)
+        return number
+    }
+
+    static func restoreAll(
+        _ indices: [Int32], in embryo: any EmbryoPort, context: any RestoreContext
+    ) throws(ResourceError) -> [Int32] {
+        var records: [Record] = []
+        for index in indices {
+            records.append(
+                try Payload.decode(Record.self, from: context.image.descriptions[Int(index)], index: index))
+        }
+        let numbers = try step("pid \(embryo.pid)", "connections cannot be made") { () throws(KernelError) in
+            try SocketMaker.make(
+                records.map { .init(family: $0.family, type: 1, protocolNumber: 6) }, in: embryo, context: context)
+        }
+        for (position, index) in indices.enumerated() {
+            try build(
+                records[position], numbers[position], flags: context.image.descriptions[Int(index)].statusFlags,
+                in: embryo, context: context)
+        }
+        return numbers
+    }
+
+    /// Gives the embryo's new socket `number` the connection's state.
+    private static func build(
+        _ record: Record, _ number: Int32, flags: Int32, in embryo: any EmbryoPort, context: any RestoreContext
+    ) throws(ResourceError) {
+        try step("pid \(embryo.pid) \(record.subject)", "cannot be made") { () throws(KernelError) in
             let socket = try embryo.take(number)
             try TCP.set(socket, TCP.repair, TCP.on)
             try establish(record, on: socket)
@@ -26,8 +56,7 @@ extension TCPConnection {
                 try fillQueues(record, of: socket)
                 try finish(record, on: socket)
             }
-            try Socket.setStatusFlags(socket, description.statusFlags)
-            return number
+            try Socket.setStatusFlags(socket, flags)
         }
     }
 
@@ -41,9 +70,8 @@ extension TCPConnection {
         try TCP.set(socket, TCP.queueSequence, record.receiveSequence)
         try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
         let (level, name) = SocketMaker.transparency(record.family)
-        let old = record.settings.early.first { $0.level == level && $0.name == name }?.value.content
-        let early = record.settings.early.filter { $0.level != level || $0.name != name }
-        try SocketSettings.apply(early, to: socket)
+        let old = record.settings.early.value(level, name)
+        try record.settings.early.apply(to: socket, besides: (level, name))
         try record.settings.widen(
             socket, sending: record.sent.count + record.unsent.count, receiving: record.received.count)
         try Socket.setInteger(socket, level, name, 1)
@@ -76,7 +104,7 @@ extension TCPConnection {
             let value = advanced(record.timestamp, nanoseconds: elapsed)
             try TCP.set(socket, TCP.timestamp, value)
         }
-        try SocketSettings.apply(record.settings.late, to: socket)
+        try record.settings.late.apply(to: socket)
     }
 
     /// The timestamp clock after `nanoseconds`. The getter hides bit 0 of a millisecond clock, so a clock set to

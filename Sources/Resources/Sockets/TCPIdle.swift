@@ -84,10 +84,10 @@ enum TCPIdle: DescriptorKind {
         return try step("pid \(embryo.pid) tcp \(record.local)", "cannot be made") { () throws(KernelError) in
             let number = try SocketMaker.make(record.family, 1, record.protocolNumber, in: embryo, context: context)
             let socket = try embryo.take(number)
-            try SocketSettings.apply(record.settings.early, to: socket)
+            try record.settings.early.apply(to: socket)
             try record.settings.applyReuse(to: socket)
             if record.local.port != 0 { try SocketMaker.bind(socket, record.local) }
-            try SocketSettings.apply(record.settings.late, to: socket)
+            try record.settings.late.apply(to: socket)
             try record.settings.applyBuffers(to: socket)
             try Socket.setStatusFlags(socket, description.statusFlags)
             return number

@@ -57,10 +57,10 @@ enum TCPListener: DescriptorKind {
             let number = try SocketMaker.make(
                 record.family, 1, record.protocolNumber, in: embryo, context: context)
             let socket = try embryo.take(number)
-            try SocketSettings.apply(record.settings.early, to: socket)
+            try record.settings.early.apply(to: socket)
             try record.settings.applyReuse(to: socket)
             try SocketMaker.bind(socket, record.address)
-            try SocketSettings.apply(record.settings.late, to: socket)
+            try record.settings.late.apply(to: socket)
             try record.settings.applyBuffers(to: socket)
             try Socket.setStatusFlags(socket, description.statusFlags)
             try Socket.listen(socket, backlog: record.backlog)

@@ -78,7 +78,7 @@ enum UDPSocket: DescriptorKind {
         return try step("pid \(embryo.pid) udp \(record.local)", "cannot be made") { () throws(KernelError) in
             let number = try SocketMaker.make(record.family, 2, record.protocolNumber, in: embryo, context: context)
             let socket = try embryo.take(number)
-            try SocketSettings.apply(record.settings.early, to: socket)
+            try record.settings.early.apply(to: socket)
             try record.settings.applyReuse(to: socket)
             if record.local.port != 0 { try SocketMaker.bind(socket, record.local) }
             if let remote = record.remote {
@@ -88,7 +88,7 @@ enum UDPSocket: DescriptorKind {
                 try Socket.connect(socket, remote)
                 try Socket.setInteger(socket, level, name, old)
             }
-            try SocketSettings.apply(record.settings.late, to: socket)
+            try record.settings.late.apply(to: socket)
             try record.settings.applyBuffers(to: socket)
             try Socket.setStatusFlags(socket, description.statusFlags)
             return number

@@ -138,7 +138,8 @@ enum UnixPair: DescriptorKind {
     private static func finish(
         _ socket: borrowing FileDescriptor, _ record: Record, _ description: DescriptionImage
     ) throws(KernelError) {
-        try SocketSettings.apply(record.settings.early + record.settings.late, to: socket)
+        try record.settings.early.apply(to: socket)
+        try record.settings.late.apply(to: socket)
         try record.settings.applyBuffers(to: socket)
         // A shutdown acts on the peer too; both ends say the same, in whatever order. With a closed peer it comes
         // from the closing.

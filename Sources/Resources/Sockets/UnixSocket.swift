@@ -72,7 +72,8 @@ enum UnixSocket: DescriptorKind {
             let number = try SocketMaker.make(AF_UNIX, record.type, 0, in: embryo, context: context)
             let socket = try embryo.take(number)
             if !record.name.isEmpty { try bind(number, address, record, in: embryo) }
-            try SocketSettings.apply(record.settings.early + record.settings.late, to: socket)
+            try record.settings.early.apply(to: socket)
+            try record.settings.late.apply(to: socket)
             if record.isListening {
                 // Who listens is who SO_PEERCRED names to those who connect.
                 try SocketMaker.asService(in: embryo, context: context) { () throws(KernelError) in
