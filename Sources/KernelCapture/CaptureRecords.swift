@@ -59,6 +59,12 @@ public struct ThreadRecord: Sendable {
     public var personality: UInt64 = 0
     public var parentDeathSignal: Int32 = 0
     public var timerSlack: UInt64 = 0
+    /// The thread whose child this process is.
+    public var parentThread: Int32 = 0
+    /// SCHED_…
+    public var policy: Int32 = 0
+    /// Keys in the keyrings of thread and process, and in that of the session.
+    public var ownKeys: UInt64 = 0, sessionKeys: UInt64 = 0
     public init() {}
 }
 
@@ -73,6 +79,8 @@ public struct ProcessRecord: Sendable {
     public var protectionKeys: UInt64 = 0
     public var oomScoreAdjustment: Int32 = 0
     public var isChildSubreaper = false, hasPosixTimers = false
+    /// VM_… that new mappings begin with, MEMBARRIER_STATE_… and SIGNAL_… bits.
+    public var newMappings: UInt64 = 0, membarrierState: UInt64 = 0, signalFlags: UInt64 = 0
     public var pendingMask: UInt64 = 0
     public var pendingSignals: [Bytes] = []
     public var intervalTimers: [IntervalTimerImage] = []
@@ -80,6 +88,9 @@ public struct ProcessRecord: Sendable {
     public var signalActions: [SignalActionImage] = []
     public init() {}
 }
+
+/// How many signals of one queue a pass reads, CAPTURE_PENDING of capture.h.
+public let pendingSignalLimit = 100
 
 /// One process with its threads, the leader first.
 public struct TaskRecord: Sendable {

@@ -54,7 +54,16 @@ public struct ProcessImage: Codable, Sendable {
     /// PR_GET_DUMPABLE: 0, 1 or 2.
     public var dumpable: UInt8 = 1
     public var isChildSubreaper = false
-    public var noTransparentHugePages = false
+    /// PR_GET_THP_DISABLE: 0, or 1 and the flags with which huge pages were disabled.
+    public var transparentHugePagesDisabled: UInt8 = 0
+    /// PR_GET_MEMORY_MERGE.
+    public var mergesMemory = false
+    /// MEMBARRIER_CMD_GET_REGISTRATIONS of membarrier(2).
+    public var memoryBarriers: UInt32 = 0
+    /// Flags of mlockall(2) that concern future mappings: MCL_FUTURE, MCL_ONFAULT.
+    public var futureLocks: UInt8 = 0
+    /// /proc/PID/coredump_filter.
+    public var coreDumpFilter: UInt32 = 0
     /// PR_GET_MDWE flags.
     public var memoryDenyWriteExecute: UInt32 = 0
     public var oomScoreAdjustment: Int32 = 0
@@ -275,6 +284,8 @@ public struct ThreadImage: Codable, Sendable {
     public var affinity = Bytes()
     public var ioPriority: Int32 = 0
     public var timerSlack: UInt64 = 50_000
+    /// PR_MCE_KILL_GET.
+    public var machineCheckPolicy: UInt8 = 2
     /// PR_GET_PDEATHSIG.
     public var parentDeathSignal: Int32 = 0
 

@@ -142,7 +142,9 @@ extension ServiceRestore {
         // 2 cannot be set; the kernel itself sets it when ids change under fs.suid_dumpable=2.
         if process.dumpable < 2 { calls.append(prctl(4, Int(process.dumpable), on: "dumpable")) }
         if process.isChildSubreaper { calls.append(prctl(36, 1, on: "child subreaper")) }
-        if process.noTransparentHugePages { calls.append(prctl(41, 1, on: "transparent huge pages")) }
+        let hugePages = Int(process.transparentHugePagesDisabled)
+        if hugePages != 0 { calls.append(prctl(41, 1, hugePages & ~1, on: "transparent huge pages")) }
+        if process.mergesMemory { calls.append(prctl(67, 1, on: "memory merge")) }
         if process.memoryDenyWriteExecute != 0 {
             calls.append(prctl(65, Int(process.memoryDenyWriteExecute), on: "MDWE"))
         }

@@ -152,6 +152,11 @@ public final class ServiceRestore: RestoreContext {
                     Int32(SYS_rt_sigaction), [.int(signal), .bytes(words.bytes), .int(0), .int(8)],
                     on: "signal \(signal)"))
         }
+        // While it has one thread: with more, each registration waits for an RCU grace period.
+        for command in 0..<UInt32(32) where process.memoryBarriers & (1 << command) != 0 {
+            calls.append(
+                EmbryoCall(Int32(SYS_membarrier), [.int(1 << Int(command)), .int(0), .int(0)], on: "membarrier"))
+        }
         try step(process.pid, "directories and signal actions") { () throws(KernelError) in try embryo.run(calls) }
     }
 
@@ -162,6 +167,11 @@ public final class ServiceRestore: RestoreContext {
                 if now.soft == limit.soft && now.hard == limit.hard { return }
                 try ProcessLimit.set(process.pid, Int32(index), soft: limit.soft, hard: limit.hard)
             }
+        }
+        try step(process.pid, "coredump_filter") { () throws(KernelError) in
+            let path = "/proc/\(process.pid)/coredump_filter"
+            let now = try Files.readText(path).split(separator: "\n").first.flatMap { UInt32($0, radix: 16) }
+            if now != process.coreDumpFilter { try Files.writeControl(path, "0x" + String(process.coreDumpFilter, radix: 16)) }
         }
         try step(process.pid, "oom_score_adj") { () throws(KernelError) in
             let path = "/proc/\(process.pid)/oom_score_adj"

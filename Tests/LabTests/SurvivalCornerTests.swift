@@ -5,46 +5,64 @@ import Testing
 /// What is set once and seldom looked at: each is after a move what it was, as the service itself finds it.
 @Suite(.serialized, .survivalLab("corners"))
 struct SurvivalCornerTests {
-    /// Moves a unit there and back; the service answers `OK` before, and after each move twice.
+    private struct Mover {
+        let unit: String
+        let client: Asker
+        let original: MasterProcess
+    }
+
+    /// Starts units on a and moves all of them to b and back, side by side; each service answers `OK` before, and after
+    /// each move twice, and to `last` at the end.
     private func moveThereAndBack(
-        _ unit: String, _ address: String, _ service: String, last: String? = nil, in lab: Lab
+        _ services: [(name: String, address: String, text: String)], last: String, in lab: Lab
     ) throws {
-        try lab.installService(unit, service)
-        try lab.annotate(unit: unit, address: address)
-        try lab["a"].start(unit)
-        let original = try MasterProcess(of: unit, on: lab["a"])
-        let client = try Asker(lab, address, port: 7000)
-        for time in ["first", "second"] {
-            let answer = try client.ask("check", timeout: .seconds(20))
-            #expect(answer == "OK", "before any move, the \(time) time")
+        let movers = try services.map { service throws -> Mover in
+            let unit = service.name + ".service"
+            try lab.installService(unit, "[Service]\n" + service.text)
+            try lab.annotate(unit: unit, address: service.address)
+            try lab["a"].start(unit)
+            return Mover(
+                unit: unit, client: try Asker(lab, service.address, port: 7000),
+                original: try MasterProcess(of: unit, on: lab["a"]))
         }
-        for (source, destination) in [("a", "b"), ("b", "a")] {
-            try lab.migrate(unit, from: source, to: destination)
-            for time in ["first", "second"] {
-                let answer = try client.ask("check", timeout: .seconds(20))
-                #expect(answer == "OK", "after \(source)→\(destination), the \(time) time")
+        func ask(_ question: String, _ when: String) throws {
+            for mover in movers {
+                let answer = try mover.client.ask(question, timeout: .seconds(20))
+                #expect(answer == "OK", "\(mover.unit) \(when)")
             }
-            try expectArrived(unit, original, lab[destination])
         }
-        if let last {
-            let answer = try client.ask(last, timeout: .seconds(20))
-            #expect(answer == "OK", "\(last)")
+        for time in ["first", "second"] { try ask("check", "before any move, the \(time) time") }
+        for (source, destination) in [("a", "b"), ("b", "a")] {
+            let moves = try movers.map { try lab[source].spawn("mobilityctl", "migrate", $0.unit, destination) }
+            for (mover, move) in zip(movers, moves) {
+                guard try move.wait() == .exited(0) else {
+                    let journal = try lab[source].journal("mobilityd", lines: 40)
+                    throw LabError("\(mover.unit) did not move \(source)→\(destination): \(move.output)\(journal)")
+                }
+            }
+            for time in ["first", "second"] { try ask("check", "after \(source)→\(destination), the \(time) time") }
+            for mover in movers { try expectArrived(mover.unit, mover.original, lab[destination]) }
         }
-        client.close()
-        try lab["a"].run("systemctl", "stop", unit)
+        try ask(last, "at the end")
+        for mover in movers {
+            mover.client.close()
+            try lab["a"].run("systemctl", "stop", mover.unit)
+        }
     }
 
     /// A thread frozen inside a restartable sequence comes out at its abort handler, and stays registered.
-    @Test(arguments: [("rseq-libc", "10.10.10.65", ""), ("rseq-own", "10.10.10.66", "own")])
-    func `Restartable sequences are aborted by a move and stay registered`(
-        name: String, address: String, argument: String
-    ) throws {
+    @Test func `Restartable sequences are aborted by a move and stay registered`() throws {
         guard let lab = SurvivalLab.lab() else { return }
         let program = try lab.compile("rseq")
-        let tunable = argument.isEmpty ? "" : "Environment=GLIBC_TUNABLES=glibc.pthread.rseq=0"
         try moveThereAndBack(
-            "\(name).service", address,
-            "[Service]\nExecStart=\(program) \(address) 7000 \(argument)\nNice=5\n\(tunable)\n", last: "finish", in: lab)
+            [
+                ("rseq-libc", "10.10.10.65", "ExecStart=\(program) 10.10.10.65 7000\nNice=19\n"),
+                (
+                    "rseq-own", "10.10.10.66",
+                    "ExecStart=\(program) 10.10.10.66 7000 own\nNice=19\n"
+                        + "Environment=GLIBC_TUNABLES=glibc.pthread.rseq=0\n"
+                ),
+            ], last: "finish", in: lab)
     }
 
     static let settings = """
@@ -60,34 +78,77 @@ struct SurvivalCornerTests {
         CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_KILL CAP_SYS_NICE CAP_CHOWN
         """
 
-    /// Registrations of threads, signals that wait, settings of the process: as root, and as a user with capabilities.
-    @Test(
-        arguments: [
-            ("corners", "10.10.10.67", "SecureBits=noroot\n"),
-            (
-                "corners-user", "10.10.10.68",
-                "User=www-data\nAmbientCapabilities=CAP_NET_BIND_SERVICE CAP_SYS_NICE\nNoNewPrivileges=yes\nNice=3\n"
-            ),
-        ])
-    func `What threads and processes have set is in force after two moves`(
-        name: String, address: String, extra: String
-    ) throws {
-        guard let lab = SurvivalLab.lab() else { return }
-        let program = try lab.compile("corners")
-        try moveThereAndBack(
-            "\(name).service", address, "[Service]\nExecStart=\(program) \(address) 7000\n\(Self.settings)\n\(extra)",
-            last: "finish", in: lab)
-    }
+    static let asUser = """
+        User=www-data
+        AmbientCapabilities=CAP_NET_BIND_SERVICE CAP_SYS_NICE
+        NoNewPrivileges=yes
+        Nice=3
 
-    @Test func `Mappings keep content, rights, advice, guards and holes through two moves`() throws {
+        """
+
+    /// Registrations of threads, signals that wait, settings of the process: as root, and as a user with capabilities.
+    /// Content, rights, advice, guards and holes of mappings.
+    @Test func `What threads and processes have set is in force after two moves, and mappings are what they were`()
+        throws
+    {
         guard let lab = SurvivalLab.lab() else { return }
-        let (program, data) = (try lab.compile("maps"), "\(Lab.programDirectory)/mapped")
+        let (corners, maps) = (try lab.compile("corners"), try lab.compile("maps"))
+        let data = "\(Lab.programDirectory)/mapped"
         for host in try [lab["a"], lab["b"]] {
             try host.write(data, String(repeating: "what stands in the mapped file\n", count: 700))
         }
-        let address = "10.10.10.69"
+        let settings = Self.settings + "\n"
         try moveThereAndBack(
-            "maps.service", address, "[Service]\nLimitMEMLOCK=infinity\nExecStart=\(program) \(address) 7000 \(data)\n",
-            in: lab)
+            [
+                (
+                    "corners", "10.10.10.67",
+                    "ExecStart=\(corners) 10.10.10.67 7000\n\(settings)SecureBits=noroot\n"
+                ),
+                ("corners-user", "10.10.10.68", "ExecStart=\(corners) 10.10.10.68 7000\n\(settings)\(Self.asUser)"),
+                ("maps", "10.10.10.69", "ExecStart=\(maps) 10.10.10.69 7000 \(data)\nLimitMEMLOCK=infinity\n"),
+            ], last: "finish", in: lab)
+    }
+
+    /// Argument of the program, and what the check says of it.
+    private static let refused: [(kind: String, words: [String])] = [
+        ("sealed", ["process %", "mapping ", "mseal"]),
+        ("zombie", ["has ended and was not reaped by its parent %"]),
+        ("stopped", ["is stopped by a signal", "SIGCONT"]),
+        ("flooded", ["process %", "100 or more signals wait for the process"]),
+        ("cloned", ["told to its parent by signal 28 instead of SIGCHLD", "fork(2)"]),
+        ("orphan", ["asked for a signal at the end of thread", "PR_SET_PDEATHSIG"]),
+        ("homeless", ["process %", "working directory /var/lib/homeless-", "has been removed"]),
+        ("deadline", ["process %", "is scheduled by deadlines"]),
+        ("key", ["process %", "1 keys in the keyring of thread or process"]),
+        ("session-key", ["process %", "session keyring", "holds 2 keys"]),
+        ("personality", ["process %", "personality", "execution domain"]),
+    ]
+
+    @Test func `What cannot be carried of a process is refused by name`() throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let (unit, a) = ("awkward.service", try lab["a"])
+        let program = try lab.compile("awkward")
+        let kinds = Self.refused.map(\.kind)
+        try lab.installService(
+            unit, "[Service]\nExecStart=\(program) \(kinds.joined(separator: " "))\n")
+        try lab.annotate(unit: unit, address: "10.10.10.70")
+        try a.start(unit)
+        try waitUntil("awkward to hold all") {
+            try a.run("test", "-e", "/run/awkward.ready", allowFailure: true).succeeded
+        }
+        let original = try MasterProcess(of: unit, on: a)
+        let check = try a.run("mobilityctl", "check", unit, "b", allowFailure: true)
+        #expect(check.status == .exited(1), "\(check.output)\(check.errorOutput)")
+        let failed = check.output.split(separator: "\n").filter { $0.contains("✗") }
+        for (kind, words) in Self.refused {
+            let wanted = words.map { $0.replacing("%", with: "\(original.pid)") }
+            #expect(
+                failed.contains { line in wanted.allSatisfy { line.contains($0) } },
+                "\(kind): no line with \(wanted) in:\n\(failed.joined(separator: "\n"))")
+        }
+        let move = try a.run("mobilityctl", "migrate", unit, "b", allowFailure: true)
+        #expect(move.status == .exited(1), "\(move.output)")
+        try expectArrived(unit, original, a)
+        try a.run("systemctl", "stop", unit)
     }
 }

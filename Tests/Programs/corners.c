@@ -31,7 +31,7 @@
 enum { QUEUED = 40, ALTERNATE = 64 * 1024, VALUES = 256, AUTODISARM = 1 << 31 };
 // Newer than the headers of Debian 12, linux/prctl.h and linux/membarrier.h.
 enum { SET_MDWE = 65, GET_MDWE = 66, REFUSE_EXEC_GAIN = 1, SET_MEMORY_MERGE = 67, GET_MEMORY_MERGE = 68,
-       GET_REGISTRATIONS = 1 << 9 };
+       GET_REGISTRATIONS = 1 << 9, EXCEPT_ADVISED = 2 };
 enum { TO_PROCESS = 40, TO_THREAD = 41 };
 enum { MAIN, BATCH, IDLE, PLAIN, INSIDE, INSIDE_DISARMED, THREADS };
 
@@ -147,9 +147,6 @@ static void note_thread(struct state *to) {
     note(to, prctl(PR_GET_SECUREBITS), "securebits");
     note(to, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), "no_new_privs");
     note(to, prctl(PR_GET_SECCOMP), "seccomp mode");
-    int stamp = 0;
-    prctl(PR_GET_TSC, &stamp);
-    note(to, stamp, "time stamp counter");
     note(to, answer(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0)), "machine check policy");
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {0};
@@ -289,7 +286,6 @@ static void *work(void *argument) {
     if (index == IDLE) syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0));
     if (index == BATCH) syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 6));
     if (index == PLAIN) need(!setpriority(PRIO_PROCESS, 0, 7), "nice");
-    if (index == PLAIN) need(!prctl(PR_SET_TSC, PR_TSC_SIGSEGV), "PR_SET_TSC");
     if (index == PLAIN) need(!prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0), "PR_MCE_KILL");
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -328,6 +324,8 @@ static int await(const volatile int *what, int value) {
 // Holds the robust mutex until it is killed.
 static void own(void) {
     need(!pthread_mutex_lock(&common->robust), "lock");
+    // The main process does without huge pages at all; here only where none are asked for, from Linux 6.18 on.
+    if (prctl(PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED, 0, 0)) need(errno == EINVAL, "THP");
     note_process(&common->owner_start);
     common->holds = 1;
     for (;;) {
@@ -382,7 +380,6 @@ static void make(void) {
     need(!prctl(PR_SET_DUMPABLE, 0), "dumpable");
     need(prctl(SET_MEMORY_MERGE, 1, 0, 0, 0) == 0 || errno == EINVAL, "memory merge");
     need(!syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0), "membarrier");
-    need(!mlockall(MCL_FUTURE), "mlockall");
     struct rlimit limit = {600000, 700000};
     need(!setrlimit(RLIMIT_MSGQUEUE, &limit), "setrlimit");
     for (int i = 1; i < THREADS; i++) {
@@ -390,6 +387,8 @@ static void make(void) {
         need(await(&workers[i].done, 1), "thread");
     }
     need(await(&workers[INSIDE].in_handler, 1) && await(&workers[INSIDE_DISARMED].in_handler, 1), "handlers");
+    // After the threads, whose stacks would count.
+    need(!mlockall(MCL_FUTURE), "mlockall");
     need(!prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0), "MDWE");
     note_process(&workers[MAIN].start);
     queue_signals();

@@ -57,8 +57,10 @@ static void describe(const struct map *map, char to[160]) {
             if (inside) snprintf(to, 100, "%s %lx %.60s", rights, strcmp(name, "") ? offset : 0, name);
         } else if (inside && !strncmp(line, "VmFlags:", 8)) {
             strncat(to, line + 8, 159 - strlen(to));
-            // Soft-dirty is no setting.
+            // Soft-dirty is no setting; where a shared mapping cannot be made writable, nothing depends on `sh`.
             for (char *flag; (flag = strstr(to, " sd"));) memmove(flag, flag + 3, strlen(flag + 3) + 1);
+            if (!strstr(to, " mw"))
+                for (char *flag; (flag = strstr(to, " sh"));) memmove(flag, flag + 3, strlen(flag + 3) + 1);
             to[strcspn(to, "\n")] = 0;
         }
     }

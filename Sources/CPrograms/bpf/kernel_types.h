@@ -32,6 +32,7 @@ struct thread_group_cputimer { struct task_cputime_atomic cputime_atomic; };
 struct rlimit { unsigned long rlim_cur, rlim_max; };
 struct signal_struct {
     struct sigpending shared_pending;
+    unsigned int flags;
     unsigned int is_child_subreaper : 1;
     struct hrtimer real_timer;
     long long it_real_incr;
@@ -43,6 +44,8 @@ struct signal_struct {
     struct rlimit rlim[16];
 };
 
+struct assoc_array { unsigned long nr_leaves_on_tree; };
+struct key { struct assoc_array keys; };
 struct group_info { int ngroups; kgid_t gid[1]; };
 struct user_namespace { int level; };
 struct cred {
@@ -51,6 +54,7 @@ struct cred {
     unsigned int securebits;
     kernel_cap_t cap_inheritable, cap_permitted, cap_effective, cap_bset, cap_ambient;
     struct user_namespace *user_ns;
+    struct key *session_keyring, *process_keyring, *thread_keyring;
     struct group_info *group_info;
 };
 
@@ -97,7 +101,8 @@ struct mm_struct {
     unsigned long arg_start, arg_end, env_start, env_end;
     unsigned long saved_auxv[1];
     mm_context_t context;
-    unsigned long flags;
+    unsigned long flags, def_flags;
+    atomic_t membarrier_state;
     void *ioctx_table;
 };
 
@@ -108,7 +113,7 @@ struct pt_regs {
 struct files_struct;
 struct task_struct {
     struct thread_info thread_info;
-    unsigned int flags, ptrace, personality;
+    unsigned int flags, ptrace, personality, policy;
     int pid, tgid, exit_state, exit_signal, pdeath_signal;
     unsigned int restore_sigmask : 1;
     unsigned long atomic_flags;
