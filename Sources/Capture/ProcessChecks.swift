@@ -138,6 +138,12 @@ enum ProcessChecks {
                         "repeat the check; if it stays, move the service by stop and start"))
             }
         }
+        for thread in process.task.threads.dropFirst() where thread.filterChain != leader.filterChain {
+            refusals.append(
+                refusal(
+                    process, "thread \(thread.tid)", thread.name, "has seccomp filters that differ from the process's",
+                    "install filters with SECCOMP_FILTER_FLAG_TSYNC, or before there are threads"))
+        }
         for thread in process.task.threads.dropFirst() where thread.credentials != leader.credentials {
             refusals.append(
                 refusal(

@@ -27,6 +27,7 @@ public final class ServiceCapture: CaptureContext {
     private let holds = CaptureHolds()
     private var shared: SharedObjects
     private var sharedFailure: KernelError?
+    private var filters = FilterCapture()
     private var descriptionIndices: [UInt64: Int32] = [:]
     private var processes: [Int32: Process] = [:]
 
@@ -81,6 +82,7 @@ public final class ServiceCapture: CaptureContext {
             throw ResourceError("unit \(inspector.unit)", "cannot open its shared memory", cause: sharedFailure)
         }
         image.sharedMemory = shared.images
+        image.filterChains = filters.chains
         return CapturedService(image: image, sharedSources: shared.sources, holds: holds)
     }
 
@@ -111,6 +113,7 @@ public final class ServiceCapture: CaptureContext {
         image.intervalTimers = record.intervalTimers
         image.limits = record.limits
         image.credentials = leader.credentials
+        image.filterChain = try filters.index(process)
         Self.addMemorySettings(record, &image)
         image.isChildSubreaper = record.isChildSubreaper
         image.oomScoreAdjustment = record.oomScoreAdjustment

@@ -65,6 +65,8 @@ public struct ThreadRecord: Sendable {
     public var policy: Int32 = 0
     /// Keys in the keyrings of thread and process, and in that of the session.
     public var ownKeys: UInt64 = 0, sessionKeys: UInt64 = 0
+    /// Identity of the chain of seccomp filters.
+    public var filterChain: UInt64 = 0
     public init() {}
 }
 

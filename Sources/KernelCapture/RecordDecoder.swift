@@ -242,6 +242,7 @@ enum RecordDecoder {
         thread.policy = try reader.number()
         thread.ownKeys = try reader.word()
         thread.sessionKeys = try reader.word()
+        thread.filterChain = try reader.word()
     }
 
     private static func process(_ reader: inout RecordReader, pid: Int32) throws(RecordError) -> ProcessRecord {

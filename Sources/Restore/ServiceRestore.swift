@@ -15,7 +15,7 @@ public final class ServiceRestore: RestoreContext {
     public var unit: String { image.unit }
     public var frozenNanoseconds: Int64 = 0
     public let parked = ParkedDescriptors()
-    /// The arriving unit's holder, source of descriptors 1 and 2 and of seccomp filters.
+    /// The arriving unit's holder, source of descriptors 1 and 2.
     let holder: ProcessHandle?
 
     /// What is mapped so far.
@@ -110,8 +110,7 @@ public final class ServiceRestore: RestoreContext {
         for process in image.processes { try restoreThreadAttributes(process) }
         for process in image.processes { try restoreLimits(process) }
         try seizeAll()
-        let filters = try seccompFilters()
-        for process in image.processes { try restoreIdentity(process, filters) }
+        for process in image.processes { try restoreIdentity(process) }
     }
 
     /// The last act of each description on the destination (TCP leaves repair mode).

@@ -18,12 +18,16 @@ struct SurvivalCornerTests {
     ) throws {
         let movers = try services.map { service throws -> Mover in
             let unit = service.name + ".service"
-            try lab.installService(unit, "[Service]\n" + service.text)
-            try lab.annotate(unit: unit, address: service.address)
+            try lab.installService(
+                unit, "[Service]\n\(service.text)[X-Mobility]\nVirtualAddress=\(service.address)/24\n")
             try lab["a"].start(unit)
-            return Mover(
-                unit: unit, client: try Asker(lab, service.address, port: 7000),
-                original: try MasterProcess(of: unit, on: lab["a"]))
+            do {
+                return Mover(
+                    unit: unit, client: try Asker(lab, service.address, port: 7000),
+                    original: try MasterProcess(of: unit, on: lab["a"]))
+            } catch {
+                throw LabError("\(error)\n\(try lab["a"].journal(unit))")
+            }
         }
         func ask(_ question: String, _ when: String) throws {
             for mover in movers {
@@ -130,8 +134,9 @@ struct SurvivalCornerTests {
         let program = try lab.compile("awkward")
         let kinds = Self.refused.map(\.kind)
         try lab.installService(
-            unit, "[Service]\nExecStart=\(program) \(kinds.joined(separator: " "))\n")
-        try lab.annotate(unit: unit, address: "10.10.10.70")
+            unit,
+            "[Service]\nExecStart=\(program) \(kinds.joined(separator: " "))\n"
+                + "[X-Mobility]\nVirtualAddress=10.10.10.70/24\n")
         try a.start(unit)
         try waitUntil("awkward to hold all") {
             try a.run("test", "-e", "/run/awkward.ready", allowFailure: true).succeeded

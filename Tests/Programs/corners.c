@@ -6,8 +6,11 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
 #include <linux/ioprio.h>
+#include <linux/keyctl.h>
 #include <linux/membarrier.h>
+#include <linux/seccomp.h>
 #include <linux/securebits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -60,6 +63,7 @@ struct common {
 static struct worker workers[THREADS];
 static struct common *common;
 static pid_t owner, parent;
+static int listener;
 static char differences[2048];
 static pthread_mutex_t reporting = PTHREAD_MUTEX_INITIALIZER;
 
@@ -192,6 +196,13 @@ static void note_process(struct state *to) {
     note(to, line_of("/proc/self/oom_score_adj", "", 10), "oom_score_adj");
     note(to, line_of("/proc/self/coredump_filter", "", 16), "coredump_filter");
     note(to, line_of("/proc/self/status", "Seccomp_filters:", 10), "seccomp filters");
+    char key[128] = "";
+    note(to, answer(syscall(SYS_keyctl, KEYCTL_DESCRIBE, KEY_SPEC_SESSION_KEYRING, key, sizeof key)), "session keyring");
+    note(to, digest(key, strlen(key)), "owner and rights of the session keyring");
+    long invocation = syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", "invocation_id", 0);
+    note(to, syscall(SYS_keyctl, KEYCTL_DESCRIBE, invocation, key, sizeof key), "invocation id");
+    note(to, digest(key, strlen(key)), "owner and rights of the invocation id");
+    note(to, answer(syscall(SYS_times, 0)) < 0 ? errno : 0, "times, which the program forbids itself");
     note(to, answer(syscall(SYS_sysinfo, path)), "sysinfo, which SystemCallFilter= forbids");
 }
 
@@ -323,6 +334,7 @@ static int await(const volatile int *what, int value) {
 
 // Holds the robust mutex until it is killed.
 static void own(void) {
+    close(listener);
     need(!pthread_mutex_lock(&common->robust), "lock");
     // The main process does without huge pages at all; here only where none are asked for, from Linux 6.18 on.
     if (prctl(PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED, 0, 0)) need(errno == EINVAL, "THP");
@@ -344,6 +356,7 @@ static void on_orphaned(int number) { common->orphan_heard = number; }
 
 // A process whose child wants to hear of its end.
 static void middle(void) {
+    close(listener);
     if (!fork()) {
         signal(SIGUSR2, on_orphaned);
         prctl(PR_SET_PDEATHSIG, SIGUSR2);
@@ -355,7 +368,23 @@ static void middle(void) {
     for (;;) pause();
 }
 
+// A filter of the program's own, above those of its unit: times(2) fails with ENOTTY.
+static void forbid_times(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_times, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {4, filter};
+    // Without the capability for it only a process that has given up more rights may.
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
+        need(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program),
+             "seccomp");
+}
+
 static void make(void) {
+    forbid_times();
     common = mmap(NULL, sizeof *common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pthread_mutexattr_t attributes;
     pthread_mutexattr_init(&attributes);
@@ -416,6 +445,11 @@ static void check(int round) {
 
 static void finish(void) {
     int status = 0;
+    // A filter for all threads: refused where they are not all under the same so far.
+    struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {1, &allow};
+    long synchronised = answer(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program));
+    if (synchronised) differ("threads", "a seccomp filter for all of them", 0, synchronised);
     kill(owner, SIGKILL);
     int locked = pthread_mutex_lock(&common->robust);
     if (locked != EOWNERDEAD) differ("robust mutex", "of a dead owner", EOWNERDEAD, locked);
@@ -443,10 +477,11 @@ int main(int argc, char **argv) {
     workers[MAIN].thread = pthread_self();
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
     inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int one = 1;
+    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    make();
     need(!bind(listener, (struct sockaddr *)&address, sizeof address) && !listen(listener, 4), "bind");
+    make();
     for (int round = 2;;) {
         int client = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         char question[64];

@@ -25,7 +25,7 @@ enum { GUARD_INSTALL = 102, FUTURE_WRITE = 0x10, PAGE = 4096, MAPS = 40 };
 struct map { const char *name; char *start; size_t pages; char flags[160]; };
 
 static struct map maps[MAPS];
-static int map_count, sealed, future, sparse, tick[2], tock[2];
+static int listener, map_count, sealed, future, sparse, tick[2], tock[2];
 static char differences[2048];
 static char *volatile stack_end;
 static sigjmp_buf back;
@@ -188,6 +188,7 @@ static void make_shared(void) {
     need(!pipe(tick) && !pipe(tock), "pipe");
     shared_words = (uint32_t *)find("shared")->start;
     if (fork()) return;
+    close(listener);
     for (char byte; read(tick[0], &byte, 1) == 1;) {
         shared_words[1] = shared_words[0] + 1;
         if (write(tock[1], &byte, 1) != 1) break;
@@ -299,12 +300,13 @@ int main(int argc, char **argv) {
     if (argc != 4) return 64;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
     inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
+    int one = 1;
+    listener = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    need(!bind(listener, (struct sockaddr *)&address, sizeof address) && !listen(listener, 4), "bind");
     make_private(argv[3]);
     make_shared();
     for (int i = 0; i < map_count; i++) describe(&maps[i], maps[i].flags);
-    need(!bind(listener, (struct sockaddr *)&address, sizeof address) && !listen(listener, 4), "bind");
     for (;;) {
         int client = accept(listener, NULL, NULL);
         char question[64];

@@ -254,6 +254,7 @@ static __always_inline void write_thread(struct seq_file *seq, struct task_struc
     out->timer_slack = task->timer_slack_ns;
     out->parent_tid = number(BPF_CORE_READ(task, real_parent, thread_pid), reader.level, reader.pid_ns);
     out->policy = task->policy;
+    out->last_filter = (word)task->seccomp.filter;
     bpf_probe_read_kernel(out->comm, sizeof(out->comm), task->comm);
     __u32 size = read_xsave(task);
     fill_header(&out->header, CAPTURE_THREAD, sizeof(thread.head) + size, out->tid);

@@ -43,7 +43,8 @@ struct capture_thread {
     word vfork_done, io_uring, sem_undo, io_bitmap, iopl, shadow_stack, dispatch_length, core_cookie, memory_policy;
     word personality, parent_death_signal, timer_slack;
     // The thread that made this one's process, and how many keys are in keyrings: of thread and process, of the session.
-    word parent_tid, policy, own_keys, session_keys;
+    // The last filter stands for the whole chain that it ends.
+    word parent_tid, policy, own_keys, session_keys, last_filter;
     word group_count;
     unsigned int groups[CAPTURE_GROUPS];
     char comm[16];

@@ -62,7 +62,7 @@ struct nsproxy {
     void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *cgroup_ns;
 };
 struct fs_struct { int umask; };
-struct seccomp { int mode; atomic_t filter_count; };
+struct seccomp { int mode; atomic_t filter_count; void *filter; };
 struct completion;
 struct sem_undo_list { struct list_head list_proc; };
 struct sysv_sem { struct sem_undo_list *undo_list; };
