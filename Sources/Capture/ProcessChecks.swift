@@ -216,7 +216,7 @@ enum ProcessChecks {
             ),
             (
                 thread.tid == process.pid && thread.parentDeathSignal != 0 && thread.parentThread != thread.parent,
-                "asked for a signal at the end of thread \(thread.parentThread) of its parent, which is not the main one",
+                "asked for a signal at the end of thread \(thread.parentThread) of its parent, not the main one",
                 "let the main thread start such children, or do without PR_SET_PDEATHSIG"
             ),
             (thread.seccompMode == 1, "is in strict seccomp mode", "use seccomp filters instead"),

@@ -12,8 +12,8 @@ extension ServiceRestore {
         let filters = try filterChain(process)
         let inUserNamespace = try Sandbox.hasUserNamespace(tree.place)
         let own = try step(process.pid, "own capabilities") { () throws(KernelError) in try Self.ownCapabilities() }
-        // Traced with PTRACE_O_SUSPEND_SECCOMP, so a filter binds only once the process is let go. All threads are under
-        // the very same: else none could ever synchronise the others again.
+        // Traced with PTRACE_O_SUSPEND_SECCOMP, so a filter binds only once the process is let go. All threads are
+        // under the very same: else none could ever synchronise the others again.
         try step(process.pid, "seccomp filters") { () throws(KernelError) in
             for (program, flags) in zip(filters.programs, filters.flags) {
                 try embryo.run([Self.install(program.content, flags | Self.synchronised, embryo.leader)])

@@ -170,7 +170,8 @@ public final class ServiceRestore: RestoreContext {
         try step(process.pid, "coredump_filter") { () throws(KernelError) in
             let path = "/proc/\(process.pid)/coredump_filter"
             let now = try Files.readText(path).split(separator: "\n").first.flatMap { UInt32($0, radix: 16) }
-            if now != process.coreDumpFilter { try Files.writeControl(path, "0x" + String(process.coreDumpFilter, radix: 16)) }
+            let wanted = process.coreDumpFilter
+            if now != wanted { try Files.writeControl(path, "0x" + String(wanted, radix: 16)) }
         }
         try step(process.pid, "oom_score_adj") { () throws(KernelError) in
             let path = "/proc/\(process.pid)/oom_score_adj"

@@ -20,8 +20,8 @@ enum SessionKeyring {
             let result = joined[0].value
             if result == -Int(ENOSYS) || result == -Int(EOPNOTSUPP) { return }
             guard result > 0 else {
-                throw KernelError(
-                    call: "keyctl", object: "session keyring", code: Errno(rawValue: Int32(truncatingIfNeeded: -result)))
+                let code = Errno(rawValue: Int32(truncatingIfNeeded: -result))
+                throw KernelError(call: "keyctl", object: "session keyring", code: code)
             }
             guard let holder = place.holder, let identity = try invocation(of: holder) else { return }
             let name = "invocation_id"

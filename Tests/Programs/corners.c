@@ -57,14 +57,14 @@ struct common {
     volatile int holds, orphan_heard, orphan_ready;
     struct state owner_start;
     volatile int owner_command, owner_done;
-    char owner_differences[256];
+    char owner_differences[2048];
 };
 
 static struct worker workers[THREADS];
 static struct common *common;
 static pid_t owner, parent;
 static int listener;
-static char differences[2048];
+static char differences[8192];
 static pthread_mutex_t reporting = PTHREAD_MUTEX_INITIALIZER;
 
 static void need(int condition, const char *what) {
@@ -451,7 +451,10 @@ static void finish(void) {
     long synchronised = answer(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program));
     if (synchronised) differ("threads", "a seccomp filter for all of them", 0, synchronised);
     kill(owner, SIGKILL);
-    int locked = pthread_mutex_lock(&common->robust);
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 2;
+    int locked = pthread_mutex_timedlock(&common->robust, &until);
     if (locked != EOWNERDEAD) differ("robust mutex", "of a dead owner", EOWNERDEAD, locked);
     if (waitpid(owner, &status, 0) != owner || status != SIGKILL)
         differ("owner of the mutex", "status", SIGKILL, status);
@@ -460,7 +463,6 @@ static void finish(void) {
     if (!await(&common->orphan_heard, SIGUSR2)) differ("child", "parent death signal", SIGUSR2, common->orphan_heard);
     if (!await(&common->orphan_ready, getpid())) differ("child", "its subreaper", getpid(), common->orphan_ready);
     for (int i = 1; i < THREADS; i++) {
-        struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_sec += 2;
         workers[i].leave_handler = 1;

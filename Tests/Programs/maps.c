@@ -26,7 +26,7 @@ struct map { const char *name; char *start; size_t pages; char flags[160]; };
 
 static struct map maps[MAPS];
 static int listener, map_count, sealed, future, sparse, tick[2], tock[2];
-static char differences[2048];
+static char differences[8192];
 static char *volatile stack_end;
 static sigjmp_buf back;
 static volatile uint32_t *shared_words;

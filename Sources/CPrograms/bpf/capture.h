@@ -42,7 +42,7 @@ struct capture_thread {
     word securebits, atomic_flags, seccomp_mode, seccomp_filters;
     word vfork_done, io_uring, sem_undo, io_bitmap, iopl, shadow_stack, dispatch_length, core_cookie, memory_policy;
     word personality, parent_death_signal, timer_slack;
-    // The thread that made this one's process, and how many keys are in keyrings: of thread and process, of the session.
+    // The thread that made this process, and how many keys are in keyrings: of thread and process, of the session.
     // The last filter stands for the whole chain that it ends.
     word parent_tid, policy, own_keys, session_keys, last_filter;
     word group_count;
@@ -60,7 +60,7 @@ struct capture_process {
     word arg_start, arg_end, env_start, env_end, vdso, mm_flags;
     word aio_contexts, ldt, pkeys, mm_users;
     word oom_score_adj, child_subreaper, posix_timers, shared_pending, has_actions;
-    // What new mappings begin with, membarrier(2) registrations, SIGNAL_… of sched/signal.h.
+    // VM_… of new mappings, membarrier(2) registrations, SIGNAL_… of sched/signal.h.
     word new_mappings, membarrier, signal_flags;
     // expires is 0 when disarmed; the two CPU timers' values are CPU time.
     word real_expires, real_interval;
