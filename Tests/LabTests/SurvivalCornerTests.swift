@@ -22,6 +22,10 @@ struct SurvivalCornerTests {
                 unit, "[Service]\n\(service.text)[X-Mobility]\nVirtualAddress=\(service.address)/24\n")
             try lab["a"].start(unit)
             do {
+                // The client asks once.
+                try waitUntil("\(unit) to listen") {
+                    try lab["a"].run("ss", "-Htln", "src", "\(service.address):7000").output.contains(":7000")
+                }
                 return Mover(
                     unit: unit, client: try Asker(lab, service.address, port: 7000),
                     original: try MasterProcess(of: unit, on: lab["a"]))
