@@ -208,6 +208,11 @@ enum ProcessChecks {
                 thread.pendingSignals.count >= pendingSignalLimit,
                 "has \(pendingSignalLimit) or more signals waiting for it", "repeat the check when it has taken some"
             ),
+            (
+                thread.landlockDomain != 0 && Landlock.isEnabled && (thread.landlockPlaceIsTold || Landlock.isFirst),
+                "has restricted itself by Landlock, which cannot be read and would be lost",
+                "switch the service's own sandbox off and sandbox it by its unit"
+            ),
             // SCHED_DEADLINE.
             (thread.policy == 6, "is scheduled by deadlines", "use another policy of sched(7) in the service"),
             (

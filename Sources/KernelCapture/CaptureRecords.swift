@@ -67,6 +67,9 @@ public struct ThreadRecord: Sendable {
     public var ownKeys: UInt64 = 0, sessionKeys: UInt64 = 0
     /// Identity of the chain of seccomp filters.
     public var filterChain: UInt64 = 0
+    /// Identity of the Landlock domain, and whether the kernel told its place; else it was looked for in the first
+    /// place behind the credential. Means nothing where Landlock is not in use.
+    public var landlockDomain: UInt64 = 0, landlockPlaceIsTold = false
     public init() {}
 }
 

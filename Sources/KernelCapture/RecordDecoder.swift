@@ -243,6 +243,8 @@ enum RecordDecoder {
         thread.ownKeys = try reader.word()
         thread.sessionKeys = try reader.word()
         thread.filterChain = try reader.word()
+        thread.landlockDomain = try reader.word()
+        thread.landlockPlaceIsTold = try reader.flag()
     }
 
     private static func process(_ reader: inout RecordReader, pid: Int32) throws(RecordError) -> ProcessRecord {

@@ -127,6 +127,7 @@ struct SurvivalCornerTests {
         ("orphan", ["asked for a signal at the end of thread", "PR_SET_PDEATHSIG"]),
         ("homeless", ["process %", "working directory /var/lib/homeless-", "has been removed"]),
         ("deadline", ["process %", "is scheduled by deadlines"]),
+        ("confined", ["process %", "restricted itself by Landlock"]),
         ("key", ["process %", "1 keys in the keyring of thread or process"]),
         ("session-key", ["process %", "session keyring", "holds 2 keys"]),
         ("personality", ["process %", "personality", "execution domain"]),

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include "capture.h"
 #include "kernel_types.h"
+#include "capture_rights.h"
 #include "capture_sockets.h"
 
 char _license[] SEC("license") = "GPL";
@@ -117,10 +118,6 @@ static __always_inline void read_restart(struct capture_thread *out, struct task
     }
 }
 
-static __always_inline word keys_in(struct key *keyring) {
-    return keyring ? BPF_CORE_READ(keyring, keys.nr_leaves_on_tree) : 0;
-}
-
 static __always_inline void read_credentials(struct capture_thread *out, struct task_struct *task) {
     struct cred *cred = task->cred;
     out->uid = (__u32)BPF_CORE_READ(cred, uid.val);
@@ -143,6 +140,8 @@ static __always_inline void read_credentials(struct capture_thread *out, struct 
         out->own_keys = keys_in(BPF_CORE_READ(cred, thread_keyring)) + keys_in(BPF_CORE_READ(cred, process_keyring));
         out->session_keys = keys_in(BPF_CORE_READ(cred, session_keyring));
     }
+    out->landlock = landlock_domain(cred);
+    out->landlock_told = &landlock_blob_sizes != 0;
     struct group_info *info = BPF_CORE_READ(cred, group_info);
     __u32 count = BPF_CORE_READ(info, ngroups);
     out->group_count = count;

@@ -44,7 +44,7 @@ struct capture_thread {
     word personality, parent_death_signal, timer_slack;
     // The thread that made this process, and how many keys are in keyrings: of thread and process, of the session.
     // The last filter stands for the whole chain that it ends.
-    word parent_tid, policy, own_keys, session_keys, last_filter;
+    word parent_tid, policy, own_keys, session_keys, last_filter, landlock, landlock_told;
     word group_count;
     unsigned int groups[CAPTURE_GROUPS];
     char comm[16];

@@ -46,6 +46,7 @@ struct signal_struct {
 
 struct assoc_array { unsigned long nr_leaves_on_tree; };
 struct key { struct assoc_array keys; };
+struct landlock_cred_security { void *domain; };
 struct group_info { int ngroups; kgid_t gid[1]; };
 struct user_namespace { int level; };
 struct cred {
@@ -54,6 +55,7 @@ struct cred {
     unsigned int securebits;
     kernel_cap_t cap_inheritable, cap_permitted, cap_effective, cap_bset, cap_ambient;
     struct user_namespace *user_ns;
+    void *security;
     struct key *session_keyring, *process_keyring, *thread_keyring;
     struct group_info *group_info;
 };
