@@ -1,3 +1,4 @@
+import Glibc
 import Kernel
 import KernelCapture
 import ProcessImage
@@ -84,6 +85,27 @@ enum ProcessChecks {
                 "do not run 16- or 32-bit code (wine, dosemu) in the service"
             ),
             (
+                record.signalFlags & 1 != 0, "stop", "is stopped by a signal and would run on after a move",
+                "send it SIGCONT"
+            ),
+            (
+                record.pendingSignals.count >= pendingSignalLimit, "pending signals",
+                "\(pendingSignalLimit) or more signals wait for the process", "repeat the check when it has taken some"
+            ),
+            (
+                leader.exitSignal != SIGCHLD && leader.parent != 1, "clone",
+                "its end is told to its parent by signal \(leader.exitSignal) instead of SIGCHLD",
+                "let the service start its children by fork(2)"
+            ),
+            (
+                process.workingDirectory.hasSuffix(" (deleted)"), "working directory \(process.workingDirectory)",
+                "has been removed", "let the service change to a directory that exists"
+            ),
+            (
+                leader.sessionKeys > 1, "session keyring", "holds \(leader.sessionKeys) keys, which cannot be carried",
+                "keep secrets elsewhere than in keyrings(7); remove KeyringMode=shared from the unit"
+            ),
+            (
                 leader.personality != 0, "personality \(String(leader.personality, radix: 16))",
                 "a changed execution domain cannot be carried", "start the service without setarch(8) and Personality="
             ),
@@ -115,6 +137,12 @@ enum ProcessChecks {
                             ? "a vfork(2) is in progress" : "is shared with process \(other.pid)",
                         "repeat the check; if it stays, move the service by stop and start"))
             }
+        }
+        for thread in process.task.threads.dropFirst() where thread.filterChain != leader.filterChain {
+            refusals.append(
+                refusal(
+                    process, "thread \(thread.tid)", thread.name, "has seccomp filters that differ from the process's",
+                    "install filters with SECCOMP_FILTER_FLAG_TSYNC, or before there are threads"))
         }
         for thread in process.task.threads.dropFirst() where thread.credentials != leader.credentials {
             refusals.append(
@@ -176,6 +204,26 @@ enum ProcessChecks {
             ),
             (thread.hasCoreCookie, "is under core scheduling", "do not set PR_SCHED_CORE for the service"),
             (thread.hasMemoryPolicy, "has a NUMA memory policy", "remove NUMAPolicy= and set_mempolicy(2)"),
+            (
+                thread.pendingSignals.count >= pendingSignalLimit,
+                "has \(pendingSignalLimit) or more signals waiting for it", "repeat the check when it has taken some"
+            ),
+            (
+                thread.landlockDomain != 0 && Landlock.isEnabled && (thread.landlockPlaceIsTold || Landlock.isFirst),
+                "has restricted itself by Landlock, which cannot be read and would be lost",
+                "switch the service's own sandbox off and sandbox it by its unit"
+            ),
+            // SCHED_DEADLINE.
+            (thread.policy == 6, "is scheduled by deadlines", "use another policy of sched(7) in the service"),
+            (
+                thread.ownKeys > 0, "has \(thread.ownKeys) keys in the keyring of thread or process",
+                "keep secrets elsewhere than in keyrings(7)"
+            ),
+            (
+                thread.tid == process.pid && thread.parentDeathSignal != 0 && thread.parentThread != thread.parent,
+                "asked for a signal at the end of thread \(thread.parentThread) of its parent, not the main one",
+                "let the main thread start such children, or do without PR_SET_PDEATHSIG"
+            ),
             (thread.seccompMode == 1, "is in strict seccomp mode", "use seccomp filters instead"),
             (thread.hasTooManyGroups, "has more than 64 supplementary groups", "put its user into fewer groups"),
             (

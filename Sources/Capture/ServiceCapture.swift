@@ -27,6 +27,7 @@ public final class ServiceCapture: CaptureContext {
     private let holds = CaptureHolds()
     private var shared: SharedObjects
     private var sharedFailure: KernelError?
+    private var filters = FilterCapture()
     private var descriptionIndices: [UInt64: Int32] = [:]
     private var processes: [Int32: Process] = [:]
 
@@ -81,6 +82,7 @@ public final class ServiceCapture: CaptureContext {
             throw ResourceError("unit \(inspector.unit)", "cannot open its shared memory", cause: sharedFailure)
         }
         image.sharedMemory = shared.images
+        image.filterChains = filters.chains
         return CapturedService(image: image, sharedSources: shared.sources, holds: holds)
     }
 
@@ -111,10 +113,8 @@ public final class ServiceCapture: CaptureContext {
         image.intervalTimers = record.intervalTimers
         image.limits = record.limits
         image.credentials = leader.credentials
-        // MMF_DUMPABLE_MASK, MMF_DISABLE_THP, MMF_HAS_MDWE, MMF_HAS_MDWE_NO_INHERIT of include/linux/mm_types.h.
-        image.dumpable = UInt8(record.memoryFlags & 3)
-        image.noTransparentHugePages = record.memoryFlags & (1 << 24) != 0
-        image.memoryDenyWriteExecute = UInt32(record.memoryFlags >> 28 & 3)
+        image.filterChain = try filters.index(process)
+        Self.addMemorySettings(record, &image)
         image.isChildSubreaper = record.isChildSubreaper
         image.oomScoreAdjustment = record.oomScoreAdjustment
         image.exitSignal = leader.exitSignal
@@ -125,6 +125,7 @@ public final class ServiceCapture: CaptureContext {
             }
             image.vmas.append(try kind.capture(mapping, in: self))
         }
+        try MemoryContent.addGuards(to: &image)
         for probe in process.descriptors {
             image.descriptors.append(
                 DescriptorImage(
@@ -132,6 +133,24 @@ public final class ServiceCapture: CaptureContext {
                     description: assignIndex(probe.description)))
         }
         return image
+    }
+
+    /// What a process has set for all of its memory.
+    private static func addMemorySettings(_ record: ProcessRecord, _ image: inout ProcessImage) {
+        // Bits MMF_… of include/linux/mm_types.h.
+        let flags = record.memoryFlags
+        image.dumpable = UInt8(flags & 3)
+        image.coreDumpFilter = UInt32(flags >> 2 & 0x1ff)
+        let isPartly = flags & (1 << 23) != 0
+        image.transparentHugePagesDisabled = flags & (1 << 24) != 0 ? 1 : isPartly ? 3 : 0
+        image.memoryDenyWriteExecute = UInt32(flags >> 28 & 3)
+        image.mergesMemory = flags & (1 << 30) != 0
+        // VM_LOCKED and VM_LOCKONFAULT; MCL_FUTURE and MCL_ONFAULT.
+        if record.newMappings & 0x2000 != 0 { image.futureLocks = record.newMappings & 0x80000 != 0 ? 6 : 2 }
+        // Pairs of bits, the second of each tells that it is registered; MEMBARRIER_CMD_REGISTER_….
+        for (bit, command) in [(1, 4), (3, 2), (5, 6), (7, 8)] where record.membarrierState & (1 << UInt64(bit)) != 0 {
+            image.memoryBarriers |= 1 << UInt32(command)
+        }
     }
 
     private func assignIndex(_ identity: UInt64) -> Int32 {

@@ -17,10 +17,10 @@ struct SharedObjects {
     private var indices: [Key: Int32] = [:]
     private var places: [Key: (path: String, name: String)] = [:]
 
-    /// `/dev/zero (deleted)` is shared anonymous memory, `/memfd:NAME (deleted)` memfd_create(2), `/SYSVKEY (deleted)`
-    /// shmget(2).
+    /// `/dev/zero (deleted)` and `[anon_shmem:NAME]` are shared anonymous memory, `/memfd:NAME (deleted)` is of
+    /// memfd_create(2), `/SYSVKEY (deleted)` of shmget(2).
     static func kind(ofName name: String) -> SharedMemoryImage.Kind? {
-        if name.hasPrefix("/dev/zero") { return .anonymous }
+        if name.hasPrefix("/dev/zero") || name.hasPrefix("[anon_shmem:") { return .anonymous }
         if name.hasPrefix("/memfd:") { return .memfd }
         if name.hasPrefix("/SYSV") { return .systemV }
         return nil

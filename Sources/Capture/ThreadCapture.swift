@@ -40,6 +40,8 @@ struct ThreadCapture {
         image.rseqSignature = UInt32(truncatingIfNeeded: thread.rseqSignature)
         image.timerSlack = thread.timerSlack
         image.parentDeathSignal = thread.parentDeathSignal
+        // PF_MCE_PROCESS and PF_MCE_EARLY: PR_MCE_KILL_LATE, EARLY, DEFAULT are 0, 1, 2.
+        image.machineCheckPolicy = thread.flags & 0x80 == 0 ? 2 : thread.flags & 0x0800_0000 != 0 ? 1 : 0
         do throws(KernelError) { try addScheduling(&image) } catch {
             throw ResourceError(subject, "cannot read its scheduling", cause: error)
         }
@@ -65,7 +67,13 @@ struct ThreadCapture {
         }
         image.schedulingPolicy = Int32(truncatingIfNeeded: attributes[0] >> 32)
         image.schedulingFlags = attributes[1]
-        image.nice = Int32(truncatingIfNeeded: attributes[2])
+        // sched_getattr tells no nice value of SCHED_IDLE; the system call's answer is 20 minus it.
+        image.nice =
+            20
+            - Int32(
+                try systemCall("getpriority", on: "thread \(tid)") {
+                    ck_syscall(Int(SYS_getpriority), Int(PRIO_PROCESS.rawValue), Int(tid), 0, 0, 0, 0)
+                })
         image.realTimePriority = Int32(truncatingIfNeeded: attributes[2] >> 32)
         var mask = [UInt8](repeating: 0, count: 1024)
         let size = try systemCall("sched_getaffinity", on: "thread \(tid)") {

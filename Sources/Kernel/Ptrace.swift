@@ -100,6 +100,14 @@ public enum Ptrace {
         _ = try transfer(0x420b, tid, 8, &bytes, "PTRACE_SETSIGMASK")
     }
 
+    /// PTRACE_SECCOMP_GET_METADATA: SECCOMP_FILTER_FLAG_… of filter `index`.
+    public static func seccompFlags(_ tid: Int32, _ index: Int) throws(KernelError) -> UInt64 {
+        // struct seccomp_metadata: filter_off, flags.
+        var bytes = withUnsafeBytes(of: UInt64(index)) { Array($0) } + [UInt8](repeating: 0, count: 8)
+        _ = try transfer(0x420d, tid, 16, &bytes, "PTRACE_SECCOMP_GET_METADATA")
+        return bytes.withUnsafeBytes { $0.load(fromByteOffset: 8, as: UInt64.self) }
+    }
+
     /// PTRACE_SECCOMP_GET_FILTER: filter `index`, 0 the oldest, as `struct sock_filter` array; nil behind the last.
     public static func seccompFilter(_ tid: Int32, _ index: Int) throws(KernelError) -> [UInt8]? {
         do throws(KernelError) {

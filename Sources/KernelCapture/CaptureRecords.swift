@@ -59,6 +59,17 @@ public struct ThreadRecord: Sendable {
     public var personality: UInt64 = 0
     public var parentDeathSignal: Int32 = 0
     public var timerSlack: UInt64 = 0
+    /// The thread whose child this process is.
+    public var parentThread: Int32 = 0
+    /// SCHED_…
+    public var policy: Int32 = 0
+    /// Keys in the keyrings of thread and process, and in that of the session.
+    public var ownKeys: UInt64 = 0, sessionKeys: UInt64 = 0
+    /// Identity of the chain of seccomp filters.
+    public var filterChain: UInt64 = 0
+    /// Identity of the Landlock domain, and whether the kernel told its place; else it was looked for in the first
+    /// place behind the credential. Means nothing where Landlock is not in use.
+    public var landlockDomain: UInt64 = 0, landlockPlaceIsTold = false
     public init() {}
 }
 
@@ -73,6 +84,8 @@ public struct ProcessRecord: Sendable {
     public var protectionKeys: UInt64 = 0
     public var oomScoreAdjustment: Int32 = 0
     public var isChildSubreaper = false, hasPosixTimers = false
+    /// VM_… that new mappings begin with, MEMBARRIER_STATE_… and SIGNAL_… bits.
+    public var newMappings: UInt64 = 0, membarrierState: UInt64 = 0, signalFlags: UInt64 = 0
     public var pendingMask: UInt64 = 0
     public var pendingSignals: [Bytes] = []
     public var intervalTimers: [IntervalTimerImage] = []
@@ -80,6 +93,9 @@ public struct ProcessRecord: Sendable {
     public var signalActions: [SignalActionImage] = []
     public init() {}
 }
+
+/// How many signals of one queue a pass reads, CAPTURE_PENDING of capture.h.
+public let pendingSignalLimit = 100
 
 /// One process with its threads, the leader first.
 public struct TaskRecord: Sendable {

@@ -9,7 +9,7 @@ public struct RecordError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// A cursor over the stream that the programs of Sources/CPrograms/bpf/capture.bpf.c write; capture.h is the layout.
 struct RecordReader {
-    static let magic: UInt32 = 0x4d50_0001
+    static let magic: UInt32 = 0x4d50_0002
     private let bytes: [UInt8]
     private var offset = 0
     private var end = 0
@@ -238,6 +238,13 @@ enum RecordDecoder {
         thread.personality = try reader.word()
         thread.parentDeathSignal = try reader.number()
         thread.timerSlack = try reader.word()
+        thread.parentThread = try reader.number()
+        thread.policy = try reader.number()
+        thread.ownKeys = try reader.word()
+        thread.sessionKeys = try reader.word()
+        thread.filterChain = try reader.word()
+        thread.landlockDomain = try reader.word()
+        thread.landlockPlaceIsTold = try reader.flag()
     }
 
     private static func process(_ reader: inout RecordReader, pid: Int32) throws(RecordError) -> ProcessRecord {
@@ -267,6 +274,9 @@ enum RecordDecoder {
         process.hasPosixTimers = try reader.flag()
         process.pendingMask = try reader.word()
         let hasActions = try reader.flag()
+        process.newMappings = try reader.word()
+        process.membarrierState = try reader.word()
+        process.signalFlags = try reader.word()
         process.intervalTimers = timers(now: now, try reader.words(8).map { Int64(bitPattern: $0) })
         layout.auxv = auxiliaryVector(try reader.words(64))
         process.layout = layout

@@ -11,9 +11,20 @@ public struct ServiceImage: Codable, Sendable {
     public var descriptions: [DescriptionImage] = []
     /// Memory objects that outlive one mapping: shared anonymous memory, memfd, System V segments.
     public var sharedMemory: [SharedMemoryImage] = []
+    /// Chains of seccomp filters, each once, however many processes are under it.
+    public var filterChains: [FilterChainImage] = []
     public var clocks = ClockImage()
 
     public init(unit: String) { self.unit = unit }
+}
+
+/// Seccomp filters in the order of their installation, the sandbox's own first, seccomp(2).
+public struct FilterChainImage: Codable, Sendable {
+    /// Each an array of `struct sock_filter`.
+    public var programs: [Bytes] = []
+    /// SECCOMP_FILTER_FLAG_… of each.
+    public var flags: [UInt64] = []
+    public init() {}
 }
 
 /// What the service's clocks showed at the moment of capture, time_namespaces(7).
@@ -51,10 +62,21 @@ public struct ProcessImage: Codable, Sendable {
     /// RLIM_NLIMITS pairs in the kernel's order; `UInt64.max` is unlimited.
     public var limits: [LimitImage] = []
     public var credentials = CredentialsImage()
+    /// Index into `ServiceImage.filterChains`; -1 without filters.
+    public var filterChain: Int32 = -1
     /// PR_GET_DUMPABLE: 0, 1 or 2.
     public var dumpable: UInt8 = 1
     public var isChildSubreaper = false
-    public var noTransparentHugePages = false
+    /// PR_GET_THP_DISABLE: 0, or 1 and the flags with which huge pages were disabled.
+    public var transparentHugePagesDisabled: UInt8 = 0
+    /// PR_GET_MEMORY_MERGE.
+    public var mergesMemory = false
+    /// MEMBARRIER_CMD_GET_REGISTRATIONS of membarrier(2).
+    public var memoryBarriers: UInt32 = 0
+    /// Flags of mlockall(2) that concern future mappings: MCL_FUTURE, MCL_ONFAULT.
+    public var futureLocks: UInt8 = 0
+    /// /proc/PID/coredump_filter.
+    public var coreDumpFilter: UInt32 = 0
     /// PR_GET_MDWE flags.
     public var memoryDenyWriteExecute: UInt32 = 0
     public var oomScoreAdjustment: Int32 = 0
@@ -241,7 +263,7 @@ public struct CredentialsImage: Codable, Equatable, Sendable {
     public var bounding: UInt64 = 0, ambient: UInt64 = 0
     public var secureBits: UInt32 = 0
     public var noNewPrivileges = false
-    /// Installed seccomp filters; they are copied from the arriving unit's own sandbox.
+    /// Number of seccomp filters.
     public var seccompFilters: UInt32 = 0
     public init() {}
 }
@@ -275,6 +297,8 @@ public struct ThreadImage: Codable, Sendable {
     public var affinity = Bytes()
     public var ioPriority: Int32 = 0
     public var timerSlack: UInt64 = 50_000
+    /// PR_MCE_KILL_GET.
+    public var machineCheckPolicy: UInt8 = 2
     /// PR_GET_PDEATHSIG.
     public var parentDeathSignal: Int32 = 0
 

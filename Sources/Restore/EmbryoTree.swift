@@ -160,7 +160,10 @@ public final class EmbryoTree {
     private func firstEmbryo(_ pid: Int32) throws(RestoreError) -> Embryo {
         let embryo = try EmbryoBirth.start(
             pid, in: region, adoption: place.adoption, cgroup: place.cgroup, control: control)
-        do throws(RestoreError) { try Sandbox.enter(embryo, place) } catch {
+        do throws(RestoreError) {
+            try SessionKeyring.join(embryo, place)
+            try Sandbox.enter(embryo, place)
+        } catch {
             embryo.kill()
             throw error
         }

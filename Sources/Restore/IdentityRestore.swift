@@ -6,44 +6,22 @@ import ProcessImage
 import Resources
 
 extension ServiceRestore {
-    /// The arriving unit's seccomp filters, oldest first.
-    func seccompFilters() throws(RestoreError) -> [[UInt8]] {
-        guard image.processes.contains(where: { $0.credentials.seccompFilters > 0 }) else { return [] }
-        guard let holder else { throw .image("the service has seccomp filters and there is no unit to copy them from") }
-        let pid = holder.pid
-        return try step(pid, "seccomp filters") { () throws(KernelError) in
-            try Ptrace.seize(pid, options: 0)
-            try Ptrace.interrupt(pid)
-            try Ptrace.awaitStop(pid)
-            var filters: [[UInt8]] = []
-            var failure: KernelError?
-            do throws(KernelError) {
-                while let filter = try Ptrace.seccompFilter(pid, filters.count) { filters.append(filter) }
-            } catch {
-                failure = error
-            }
-            try Ptrace.detach(pid)
-            if let failure { throw failure }
-            return filters
-        }
-    }
-
     /// Filters, ids, capabilities, and what they would have reset; each thread for itself.
-    func restoreIdentity(_ process: ProcessImage, _ filters: [[UInt8]]) throws(RestoreError) {
+    func restoreIdentity(_ process: ProcessImage) throws(RestoreError) {
         let embryo = try member(process.pid)
-        let wanted = Int(process.credentials.seccompFilters)
-        guard wanted <= filters.count else {
-            throw .image(
-                "process \(process.pid) has \(wanted) seccomp filters, the unit's sandbox \(filters.count): "
-                    + "filters that a process installs itself cannot be carried")
-        }
+        let filters = try filterChain(process)
         let inUserNamespace = try Sandbox.hasUserNamespace(tree.place)
         let own = try step(process.pid, "own capabilities") { () throws(KernelError) in try Self.ownCapabilities() }
+        // Traced with PTRACE_O_SUSPEND_SECCOMP, so a filter binds only once the process is let go. All threads are
+        // under the very same: else none could ever synchronise the others again.
+        try step(process.pid, "seccomp filters") { () throws(KernelError) in
+            for (program, flags) in zip(filters.programs, filters.flags) {
+                try embryo.run([Self.install(program.content, flags | Self.synchronised, embryo.leader)])
+            }
+        }
         for thread in process.threads {
             let slot = try slot(thread, embryo)
             try step(thread.tid, "rights") { () throws(KernelError) in
-                // Traced with PTRACE_O_SUSPEND_SECCOMP, so a filter binds only once the process is let go.
-                for filter in filters.prefix(wanted) { _ = try slot.run([Self.install(filter, slot)]) }
                 _ = try slot.run(Self.identity(process.credentials, own, groupsAreSet: inUserNamespace))
             }
         }
@@ -62,13 +40,26 @@ extension ServiceRestore {
         }
     }
 
+    private func filterChain(_ process: ProcessImage) throws(RestoreError) -> FilterChainImage {
+        let count = Int(process.credentials.seccompFilters)
+        guard count > 0 else { return FilterChainImage() }
+        guard image.filterChains.indices.contains(Int(process.filterChain)),
+            image.filterChains[Int(process.filterChain)].programs.count == count,
+            image.filterChains[Int(process.filterChain)].flags.count == count
+        else { throw .image("the \(count) seccomp filters of process \(process.pid) are not in it") }
+        return image.filterChains[Int(process.filterChain)]
+    }
+
+    /// SECCOMP_FILTER_FLAG_TSYNC, and SECCOMP_FILTER_FLAG_TSYNC_ESRCH: an error where it fails.
+    private static let synchronised: UInt64 = 1 | 1 << 4
+
     /// seccomp(2) SECCOMP_SET_MODE_FILTER; `struct sock_fprog` and the program in one piece of scratch memory.
-    private static func install(_ filter: [UInt8], _ slot: EmbryoSlot) -> EmbryoCall {
+    private static func install(_ filter: [UInt8], _ flags: UInt64, _ slot: EmbryoSlot) -> EmbryoCall {
         var program = Words([
             UInt64(filter.count / 8), EmbryoSlot.address(slot.base) + UInt64(EMBRYO_SCRATCH) + 16,
         ])
         program.bytes += filter
-        return EmbryoCall(Int32(SYS_seccomp), [.int(1), .int(0), .bytes(program.bytes)], on: "seccomp filter")
+        return EmbryoCall(Int32(SYS_seccomp), [.int(1), .int(Int(flags)), .bytes(program.bytes)], on: "seccomp filter")
     }
 
     private static func ownCapabilities() throws(KernelError) -> UInt64 {
@@ -120,6 +111,10 @@ extension ServiceRestore {
                 on: "user ids"),
             EmbryoCall(Int32(SYS_setfsuid), [.int(Int(wanted.fileSystemUser))], on: "file system user"),
         ]
+        // While it is root; the processes and threads of a service share one.
+        if wanted.fileSystemUser != 0 {
+            calls.insert(SessionKeyring.giveAway(user: wanted.fileSystemUser, group: wanted.fileSystemGroup), at: 1)
+        }
         // systemd denies setgroups(2) in the user namespaces it makes; there they were set before it was entered.
         if !groupsAreSet { calls.insert(setGroups(wanted), at: 1) }
         for capability in 0...40 where wanted.bounding & (1 << UInt64(capability)) == 0 {
@@ -142,7 +137,9 @@ extension ServiceRestore {
         // 2 cannot be set; the kernel itself sets it when ids change under fs.suid_dumpable=2.
         if process.dumpable < 2 { calls.append(prctl(4, Int(process.dumpable), on: "dumpable")) }
         if process.isChildSubreaper { calls.append(prctl(36, 1, on: "child subreaper")) }
-        if process.noTransparentHugePages { calls.append(prctl(41, 1, on: "transparent huge pages")) }
+        let hugePages = Int(process.transparentHugePagesDisabled)
+        if hugePages != 0 { calls.append(prctl(41, 1, hugePages & ~1, on: "transparent huge pages")) }
+        if process.mergesMemory { calls.append(prctl(67, 1, on: "memory merge")) }
         if process.memoryDenyWriteExecute != 0 {
             calls.append(prctl(65, Int(process.memoryDenyWriteExecute), on: "MDWE"))
         }

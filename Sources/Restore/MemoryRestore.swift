@@ -84,7 +84,11 @@ extension ServiceRestore {
         for vma in process.vmas {
             try resource { () throws(ResourceError) in try MemoryKinds.of(vma).seal(vma, in: embryo) }
         }
-        try step(process.pid, "protections") { () throws(KernelError) in try embryo.flush() }
+        try step(process.pid, "protections") { () throws(KernelError) in
+            try embryo.flush()
+            guard process.futureLocks != 0 else { return }
+            try embryo.call(Int32(SYS_mlockall), .int(Int(process.futureLocks)), on: "locks of new mappings")
+        }
         try restoreLayout(process, embryo)
     }
 

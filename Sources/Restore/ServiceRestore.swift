@@ -15,7 +15,7 @@ public final class ServiceRestore: RestoreContext {
     public var unit: String { image.unit }
     public var frozenNanoseconds: Int64 = 0
     public let parked = ParkedDescriptors()
-    /// The arriving unit's holder, source of descriptors 1 and 2 and of seccomp filters.
+    /// The arriving unit's holder, source of descriptors 1 and 2.
     let holder: ProcessHandle?
 
     /// What is mapped so far.
@@ -112,8 +112,7 @@ public final class ServiceRestore: RestoreContext {
         for process in image.processes { try restoreThreadAttributes(process) }
         for process in image.processes { try restoreLimits(process) }
         try seizeAll()
-        let filters = try seccompFilters()
-        for process in image.processes { try restoreIdentity(process, filters) }
+        for process in image.processes { try restoreIdentity(process) }
     }
 
     /// The last act of each description on the destination (TCP leaves repair mode).
@@ -154,6 +153,11 @@ public final class ServiceRestore: RestoreContext {
                     Int32(SYS_rt_sigaction), [.int(signal), .bytes(words.bytes), .int(0), .int(8)],
                     on: "signal \(signal)"))
         }
+        // While it has one thread: with more, each registration waits for an RCU grace period.
+        for command in 0..<UInt32(32) where process.memoryBarriers & (1 << command) != 0 {
+            calls.append(
+                EmbryoCall(Int32(SYS_membarrier), [.int(1 << Int(command)), .int(0), .int(0)], on: "membarrier"))
+        }
         try step(process.pid, "directories and signal actions") { () throws(KernelError) in try embryo.run(calls) }
     }
 
@@ -164,6 +168,12 @@ public final class ServiceRestore: RestoreContext {
                 if now.soft == limit.soft && now.hard == limit.hard { return }
                 try ProcessLimit.set(process.pid, Int32(index), soft: limit.soft, hard: limit.hard)
             }
+        }
+        try step(process.pid, "coredump_filter") { () throws(KernelError) in
+            let path = "/proc/\(process.pid)/coredump_filter"
+            let now = try Files.readText(path).split(separator: "\n").first.flatMap { UInt32($0, radix: 16) }
+            let wanted = process.coreDumpFilter
+            if now != wanted { try Files.writeControl(path, "0x" + String(wanted, radix: 16)) }
         }
         try step(process.pid, "oom_score_adj") { () throws(KernelError) in
             let path = "/proc/\(process.pid)/oom_score_adj"

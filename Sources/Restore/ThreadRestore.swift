@@ -77,6 +77,12 @@ extension ServiceRestore {
             EmbryoCall(Int32(SYS_set_tid_address), [.address(thread.clearChildTid)], on: "tid address"),
             EmbryoCall(Int32(SYS_prctl), [.int(15), .path(thread.name)], on: "thread name"),
         ]
+        if thread.machineCheckPolicy != 2 {
+            calls.append(
+                EmbryoCall(
+                    Int32(SYS_prctl), [.int(33), .int(1), .int(Int(thread.machineCheckPolicy)), .int(0), .int(0)],
+                    on: "machine check policy"))
+        }
         if thread.rseqAddress != 0 {
             calls.append(
                 EmbryoCall(
@@ -101,6 +107,8 @@ extension ServiceRestore {
         attributes.add(UInt64(0))
         attributes.add(UInt64(0))
         var calls = [
+            // Before the policy: SCHED_IDLE takes no nice value from the attributes.
+            EmbryoCall(Int32(SYS_setpriority), [.int(0), .int(0), .int(thread.nice)], on: "nice value"),
             EmbryoCall(Int32(SYS_sched_setattr), [.int(0), .bytes(attributes.bytes), .int(0)], on: "scheduling"),
             EmbryoCall(Int32(SYS_prctl), [.int(29), .int(Int(thread.timerSlack))], on: "timer slack"),
         ]

@@ -1,9 +1,11 @@
-// A service that holds one thing that cannot be moved, named by its first argument; it sleeps until it is ended.
+// A service that holds things that cannot be moved, named by its arguments; it sleeps until it is ended.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/keyctl.h>
 #include <net/if.h>
+#include <pthread.h>
 #include <pty.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +14,8 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -66,8 +70,82 @@ static void multicast(void) {
     must(setsockopt(fd, IPPROTO_IP, IP_ADD_MEMBERSHIP, &group, sizeof group), "IP_ADD_MEMBERSHIP");
 }
 
-int main(int argc, char **argv) {
-    const char *kind = argc > 1 ? argv[1] : "";
+// mseal(2), which the headers of Debian 12 do not know.
+static void sealed(void) {
+    char *memory = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    must(syscall(462, memory, 8192, 0), "mseal");
+}
+
+static void zombie(void) {
+    if (must(fork(), "fork") == 0) _exit(3);
+}
+
+static void stopped(void) {
+    int status;
+    pid_t child = must(fork(), "fork");
+    if (child == 0) {
+        raise(SIGSTOP);
+        for (;;) pause();
+    }
+    must(waitpid(child, &status, WUNTRACED), "waitpid");
+}
+
+static void flooded(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    for (int i = 0; i < 150; i++) must(sigqueue(getpid(), SIGRTMIN, (union sigval){.sival_int = i}), "sigqueue");
+}
+
+// A child whose end is told by another signal than SIGCHLD.
+static void cloned(void) {
+    signal(SIGWINCH, SIG_IGN);
+    if (must(syscall(SYS_clone, SIGWINCH, NULL, NULL, NULL, NULL), "clone") == 0)
+        for (;;) pause();
+}
+
+static void *start_child(void *argument) {
+    if (must(fork(), "fork") == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        *(volatile int *)argument = 1;
+        for (;;) pause();
+    }
+    pause();
+    return NULL;
+}
+
+// A child that hears of the end of a thread, not of the process.
+static void orphan(void) {
+    volatile int *ready = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_t thread;
+    must(-pthread_create(&thread, NULL, start_child, (void *)ready), "pthread_create");
+    while (!*ready) usleep(1000);
+}
+
+static void homeless(void) {
+    char path[] = "/var/lib/homeless-XXXXXX";
+    if (!mkdtemp(path)) must(-1, "mkdtemp");
+    must(chdir(path), "chdir");
+    must(rmdir(path), "rmdir");
+}
+
+static void deadline(void) {
+    struct { unsigned size, policy; unsigned long flags, nice, runtime, limit, period; } attributes = {
+        48, 6, 0, 0, 1000000, 100000000, 100000000};
+    must(syscall(SYS_sched_setattr, 0, &attributes, 0), "sched_setattr");
+}
+
+// Without the right to remove directories any more; the headers of Debian 12 have neither call.
+static void confined(void) {
+    unsigned long handled = 1 << 4;
+    int rules = must(syscall(444, &handled, sizeof handled, 0), "landlock_create_ruleset");
+    must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+    must(syscall(446, rules, 0), "landlock_restrict_self");
+    close(rules);
+}
+
+static void hold(const char *kind) {
     if (!strcmp(kind, "inotify")) {
         must(inotify_add_watch(must(inotify_init1(0), "inotify_init1"), "/etc", IN_CREATE), "inotify_add_watch");
     } else if (!strcmp(kind, "io_uring")) {
@@ -89,10 +167,38 @@ int main(int argc, char **argv) {
         tracee();
     } else if (!strcmp(kind, "unlinked")) {
         unlinked();
+    } else if (!strcmp(kind, "sealed")) {
+        sealed();
+    } else if (!strcmp(kind, "zombie")) {
+        zombie();
+    } else if (!strcmp(kind, "stopped")) {
+        stopped();
+    } else if (!strcmp(kind, "flooded")) {
+        flooded();
+    } else if (!strcmp(kind, "cloned")) {
+        cloned();
+    } else if (!strcmp(kind, "orphan")) {
+        orphan();
+    } else if (!strcmp(kind, "homeless")) {
+        homeless();
+    } else if (!strcmp(kind, "deadline")) {
+        deadline();
+    } else if (!strcmp(kind, "confined")) {
+        confined();
+    } else if (!strcmp(kind, "key")) {
+        must(syscall(SYS_add_key, "user", "secret", "s", 1, KEY_SPEC_PROCESS_KEYRING), "add_key");
+    } else if (!strcmp(kind, "session-key")) {
+        must(syscall(SYS_add_key, "user", "secret", "s", 1, KEY_SPEC_SESSION_KEYRING), "add_key");
+    } else if (!strcmp(kind, "personality")) {
+        must(personality(ADDR_NO_RANDOMIZE), "personality");
     } else if (strcmp(kind, "nothing")) {
         fprintf(stderr, "awkward: unknown kind `%s`\n", kind);
-        return 64;
+        exit(64);
     }
+}
+
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) hold(argv[i]);
     // Tells whoever started the unit that the thing is there.
     close(must(open("/run/awkward.ready", O_WRONLY | O_CREAT, 0644), "/run/awkward.ready"));
     for (;;) pause();

@@ -66,6 +66,15 @@ final class SmallCapture: CaptureContext {
         process.credentials.permitted = UInt64(field("CapPrm")[0], radix: 16)!
         process.credentials.effective = UInt64(field("CapEff")[0], radix: 16)!
         process.credentials.bounding = UInt64(field("CapBnd")[0], radix: 16)!
+        if process.credentials.seccompFilters > 0 {
+            var chain = FilterChainImage()
+            for index in 0..<Int(process.credentials.seccompFilters) {
+                chain.programs.append(Bytes(try Ptrace.seccompFilter(pid, index) ?? []))
+                chain.flags.append(try Ptrace.seccompFlags(pid, index))
+            }
+            process.filterChain = Int32(image.filterChains.count)
+            image.filterChains.append(chain)
+        }
         process.layout = try layout(pid)
         let index = Int32(image.processes.count)
         image.processes.append(process)

@@ -7,11 +7,13 @@
 #include <bpf/bpf_helpers.h>
 #include "capture.h"
 #include "kernel_types.h"
+#include "capture_rights.h"
 #include "capture_sockets.h"
 
 char _license[] SEC("license") = "GPL";
 
 #define HRTIMER_STATE_ENQUEUED 1
+#define MMF_DISABLE_THP_EXCEPT_ADVISED (1ul << 23)
 
 // Scratch: a record is bigger than the BPF stack. The reader holds a lock for the length of a pass.
 static struct {
@@ -133,6 +135,13 @@ static __always_inline void read_credentials(struct capture_thread *out, struct 
     out->cap_ambient = BPF_CORE_READ(cred, cap_ambient.val);
     out->securebits = BPF_CORE_READ(cred, securebits);
     out->user_ns = (word)BPF_CORE_READ(cred, user_ns);
+    out->own_keys = out->session_keys = 0;
+    if (bpf_core_field_exists(cred->session_keyring)) {
+        out->own_keys = keys_in(BPF_CORE_READ(cred, thread_keyring)) + keys_in(BPF_CORE_READ(cred, process_keyring));
+        out->session_keys = keys_in(BPF_CORE_READ(cred, session_keyring));
+    }
+    out->landlock = landlock_domain(cred);
+    out->landlock_told = &landlock_blob_sizes != 0;
     struct group_info *info = BPF_CORE_READ(cred, group_info);
     __u32 count = BPF_CORE_READ(info, ngroups);
     out->group_count = count;
@@ -242,6 +251,9 @@ static __always_inline void write_thread(struct seq_file *seq, struct task_struc
     out->personality = task->personality;
     out->parent_death_signal = task->pdeath_signal;
     out->timer_slack = task->timer_slack_ns;
+    out->parent_tid = number(BPF_CORE_READ(task, real_parent, thread_pid), reader.level, reader.pid_ns);
+    out->policy = task->policy;
+    out->last_filter = (word)task->seccomp.filter;
     bpf_probe_read_kernel(out->comm, sizeof(out->comm), task->comm);
     __u32 size = read_xsave(task);
     fill_header(&out->header, CAPTURE_THREAD, sizeof(thread.head) + size, out->tid);
@@ -267,10 +279,12 @@ static __always_inline void read_memory_layout(struct capture_process *out, stru
         ? BPF_CORE_READ(mm, context.pkey_allocation_map) : 0;
     out->aio_contexts = bpf_core_field_exists(mm->ioctx_table) ? (word)BPF_CORE_READ(mm, ioctx_table) : 0;
     out->mm_users = BPF_CORE_READ(mm, mm_users.counter);
-    // A word up to 6.17, a bitmap from 6.18.
+    out->new_mappings = BPF_CORE_READ(mm, def_flags);
+    out->membarrier = bpf_core_field_exists(mm->membarrier_state) ? BPF_CORE_READ(mm, membarrier_state.counter) : 0;
+    // A word up to 6.17, in which bit 23 is about the zero page; a bitmap from 6.18.
     struct mm_struct___bitmap *newer = (void *)mm;
     out->mm_flags = bpf_core_field_exists(newer->flags.__mm_flags) ? BPF_CORE_READ(newer, flags.__mm_flags[0])
-        : BPF_CORE_READ(mm, flags);
+        : BPF_CORE_READ(mm, flags) & ~MMF_DISABLE_THP_EXCEPT_ADVISED;
     __u32 size = bpf_core_field_size(mm->saved_auxv);
     if (size > sizeof(out->auxv)) size = sizeof(out->auxv);
     __builtin_memset(out->auxv, 0, sizeof(out->auxv));
@@ -299,6 +313,7 @@ static __always_inline void write_process(struct seq_file *seq, struct task_stru
     read_memory_layout(out, task);
     read_timers(out, signal);
     out->oom_score_adj = (__s64)BPF_CORE_READ(signal, oom_score_adj);
+    out->signal_flags = BPF_CORE_READ(signal, flags);
     out->child_subreaper = BPF_CORE_READ_BITFIELD_PROBED(signal, is_child_subreaper);
     out->shared_pending = BPF_CORE_READ(signal, shared_pending.signal.sig[0]);
     bpf_probe_read_kernel(out->limits, sizeof(out->limits), &signal->rlim);

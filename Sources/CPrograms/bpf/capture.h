@@ -3,13 +3,14 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 1u
+#define CAPTURE_VERSION 2u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
 #define CAPTURE_LIMITS 16
 #define CAPTURE_SIGNALS 64
-#define CAPTURE_PENDING 32
+// Of each queue; all records of a task fit into what the kernel gives an iterator, 32 KiB, beside any xsave area.
+#define CAPTURE_PENDING 100
 // Room for the xsave area of any processor so far (AMX: 11 KiB).
 #define CAPTURE_XSAVE 16384
 
@@ -41,6 +42,9 @@ struct capture_thread {
     word securebits, atomic_flags, seccomp_mode, seccomp_filters;
     word vfork_done, io_uring, sem_undo, io_bitmap, iopl, shadow_stack, dispatch_length, core_cookie, memory_policy;
     word personality, parent_death_signal, timer_slack;
+    // The thread that made this process, and how many keys are in keyrings: of thread and process, of the session.
+    // The last filter stands for the whole chain that it ends.
+    word parent_tid, policy, own_keys, session_keys, last_filter, landlock, landlock_told;
     word group_count;
     unsigned int groups[CAPTURE_GROUPS];
     char comm[16];
@@ -56,6 +60,8 @@ struct capture_process {
     word arg_start, arg_end, env_start, env_end, vdso, mm_flags;
     word aio_contexts, ldt, pkeys, mm_users;
     word oom_score_adj, child_subreaper, posix_timers, shared_pending, has_actions;
+    // VM_… of new mappings, membarrier(2) registrations, SIGNAL_… of sched/signal.h.
+    word new_mappings, membarrier, signal_flags;
     // expires is 0 when disarmed; the two CPU timers' values are CPU time.
     word real_expires, real_interval;
     word virtual_expires, virtual_interval, prof_expires, prof_interval, cpu_user, cpu_system;

@@ -32,6 +32,7 @@ struct thread_group_cputimer { struct task_cputime_atomic cputime_atomic; };
 struct rlimit { unsigned long rlim_cur, rlim_max; };
 struct signal_struct {
     struct sigpending shared_pending;
+    unsigned int flags;
     unsigned int is_child_subreaper : 1;
     struct hrtimer real_timer;
     long long it_real_incr;
@@ -43,6 +44,9 @@ struct signal_struct {
     struct rlimit rlim[16];
 };
 
+struct assoc_array { unsigned long nr_leaves_on_tree; };
+struct key { struct assoc_array keys; };
+struct landlock_cred_security { void *domain; };
 struct group_info { int ngroups; kgid_t gid[1]; };
 struct user_namespace { int level; };
 struct cred {
@@ -51,6 +55,8 @@ struct cred {
     unsigned int securebits;
     kernel_cap_t cap_inheritable, cap_permitted, cap_effective, cap_bset, cap_ambient;
     struct user_namespace *user_ns;
+    void *security;
+    struct key *session_keyring, *process_keyring, *thread_keyring;
     struct group_info *group_info;
 };
 
@@ -58,7 +64,7 @@ struct nsproxy {
     void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *cgroup_ns;
 };
 struct fs_struct { int umask; };
-struct seccomp { int mode; atomic_t filter_count; };
+struct seccomp { int mode; atomic_t filter_count; void *filter; };
 struct completion;
 struct sem_undo_list { struct list_head list_proc; };
 struct sysv_sem { struct sem_undo_list *undo_list; };
@@ -97,7 +103,8 @@ struct mm_struct {
     unsigned long arg_start, arg_end, env_start, env_end;
     unsigned long saved_auxv[1];
     mm_context_t context;
-    unsigned long flags;
+    unsigned long flags, def_flags;
+    atomic_t membarrier_state;
     void *ioctx_table;
 };
 
@@ -108,7 +115,7 @@ struct pt_regs {
 struct files_struct;
 struct task_struct {
     struct thread_info thread_info;
-    unsigned int flags, ptrace, personality;
+    unsigned int flags, ptrace, personality, policy;
     int pid, tgid, exit_state, exit_signal, pdeath_signal;
     unsigned int restore_sigmask : 1;
     unsigned long atomic_flags;

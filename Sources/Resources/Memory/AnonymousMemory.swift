@@ -6,7 +6,6 @@ import ProcessImage
 /// Private anonymous memory, heap and stacks among it.
 public enum AnonymousMemory: MemoryKind {
     public static let kind = VMAImage.Kind.anonymous
-    private static let setVma = 0x5356_4d41
 
     public static func recognises(_ probe: VMAProbe) -> Bool {
         !probe.isShared && probe.inode == 0
@@ -30,17 +29,9 @@ public enum AnonymousMemory: MemoryKind {
     public static func restore(
         _ vma: VMAImage, in embryo: any EmbryoPort, context: any RestoreContext
     ) throws(ResourceError) {
-        var calls = [MappingCalls.map(vma, sharing: MAP_PRIVATE, descriptor: nil)] + MappingCalls.early(vma)
-        if let name = vma.file?.path, name.hasPrefix("[anon:"), name.hasSuffix("]") {
-            // A kernel without anonymous names still carries the memory.
-            calls.append(
-                EmbryoCall(
-                    Int32(SYS_prctl),
-                    [
-                        .int(setVma), .int(0), .address(vma.start), .int(Int(vma.end - vma.start)),
-                        .path(String(name.dropFirst(6).dropLast())),
-                    ], on: vma.subject, mustSucceed: false))
-        }
+        let calls =
+            [MappingCalls.map(vma, sharing: MAP_PRIVATE, descriptor: nil)] + MappingCalls.early(vma)
+            + MappingCalls.name(vma)
         try MappingCalls.run(calls, vma, in: embryo, "cannot map")
     }
 }

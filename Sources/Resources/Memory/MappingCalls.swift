@@ -9,7 +9,6 @@ enum MappingCalls {
     private static let advice: [(flag: String, advice: Int)] = [
         ("rr", 1), ("sr", 2), ("dc", 10), ("mg", 12), ("hg", 14), ("nh", 15), ("dd", 16), ("wf", 18),
     ]
-    private static let guardInstall = 102
     private static let fixedNoReplace = 0x10_0000
 
     /// A mapping that was ever writable is charged (`ac`) and must take content; another keeps its protection.
@@ -32,6 +31,22 @@ enum MappingCalls {
             ], on: vma.subject)
     }
 
+    /// The name that `[anon:NAME]` or `[anon_shmem:NAME]` shows, PR_SET_VMA_ANON_NAME of prctl(2).
+    static func name(_ vma: VMAImage) -> [EmbryoCall] {
+        guard let shown = vma.file?.path, shown.hasPrefix("[anon"), shown.hasSuffix("]"),
+            let colon = shown.firstIndex(of: ":")
+        else { return [] }
+        // A kernel without anonymous names still carries the memory.
+        return [
+            EmbryoCall(
+                Int32(SYS_prctl),
+                [
+                    .int(0x5356_4d41), .int(0), .address(vma.start), .int(Int(vma.end - vma.start)),
+                    .path(String(shown[shown.index(after: colon)...].dropLast())),
+                ], on: vma.subject, mustSucceed: false)
+        ]
+    }
+
     /// Huge page advice has to come before the content.
     static func early(_ vma: VMAImage) -> [EmbryoCall] {
         advice.filter { ($0.flag == "hg" || $0.flag == "nh") && vma.has($0.flag) }.map {
@@ -51,7 +66,7 @@ enum MappingCalls {
         for entry in advice where vma.has(entry.flag) && entry.flag != "hg" && entry.flag != "nh" {
             calls.append(advise(vma.range, entry.advice, vma))
         }
-        for range in vma.guardRanges { calls.append(advise(range, guardInstall, vma)) }
+        for range in vma.guardRanges { calls.append(advise(range, Int(GuardRegions.install), vma)) }
         let size = Int(vma.end - vma.start)
         if buildProtection(vma) != vma.protection {
             calls.append(
@@ -59,8 +74,11 @@ enum MappingCalls {
                     Int32(SYS_mprotect), [.address(vma.start), .int(size), .int(vma.protection)], on: vma.subject))
         }
         if vma.has("lo") {
+            // The lock stands even where not all pages can be had: guard pages, or none that may be touched.
             calls.append(
-                EmbryoCall(Int32(SYS_mlock2), [.address(vma.start), .int(size), .int(0)], on: vma.subject))
+                EmbryoCall(
+                    Int32(SYS_mlock2), [.address(vma.start), .int(size), .int(vma.has("lf") ? 1 : 0)],
+                    on: vma.subject, mustSucceed: vma.guardRanges.isEmpty && vma.protection != PROT_NONE))
         }
         return calls
     }

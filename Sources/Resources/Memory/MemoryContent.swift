@@ -27,17 +27,31 @@ public enum MemoryContent {
                     ranges.append(run.range)
                 }
             }
-            for hole in try guards(vma, pagemap: pagemap) { ranges = subtract(hole, from: ranges) }
+            for hole in vma.guardRanges { ranges = subtract(hole, from: ranges) }
         } catch {
             throw ResourceError(vma.subject, "cannot tell which pages are in use", cause: error)
         }
         return ranges
     }
 
-    /// Guard regions (MADV_GUARD_INSTALL) of a mapping; none where the kernel does not know them (before 6.15).
-    ///
-    /// A capture adds them to the image's flags with `VMAImage.addGuards`.
-    public static func guards(
+    /// Looks for guard regions in all mappings of a captured process, and adds them to the mappings' flags.
+    public static func addGuards(to process: inout ProcessImage) throws(ResourceError) {
+        let places = process.vmas.indices.filter { index in
+            let vma = process.vmas[index]
+            if vma.kind == .vdso || vma.kind == .vvar { return false }
+            return !GuardRegions.areFlagged || vma.has("gu")
+        }
+        if places.isEmpty { return }
+        do throws(KernelError) {
+            let pagemap = try FileDescriptor.open("/proc/\(process.pid)/pagemap", O_RDONLY)
+            for index in places { process.vmas[index].addGuards(try guards(process.vmas[index], pagemap: pagemap)) }
+        } catch {
+            throw ResourceError("process \(process.pid)", "cannot tell its guard pages", cause: error)
+        }
+    }
+
+    /// Guard regions (MADV_GUARD_INSTALL) of a mapping; none where the kernel does not tell them (before 6.15).
+    static func guards(
         _ vma: VMAImage, pagemap: borrowing FileDescriptor
     ) throws(KernelError) -> [Range<UInt64>] {
         do throws(KernelError) {
@@ -73,7 +87,7 @@ extension VMAImage {
     func has(_ flag: String) -> Bool { flags.split(separator: " ").contains { $0 == flag } }
 
     /// Guard regions travel as words `guard:START-END` (hexadecimal) among the flags.
-    public mutating func addGuards(_ ranges: [Range<UInt64>]) {
+    mutating func addGuards(_ ranges: [Range<UInt64>]) {
         for range in ranges {
             flags += " guard:\(String(range.lowerBound, radix: 16))-\(String(range.upperBound, radix: 16))"
         }

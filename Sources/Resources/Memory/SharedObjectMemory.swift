@@ -64,6 +64,7 @@ enum ObjectMapping {
         }
         vma.shared = index
         vma.fileWritable = probe.flags.contains("mw")
+        if probe.name.hasPrefix("[anon_shmem:") { vma.file = FileIdentity(path: probe.name) }
         return vma
     }
 
@@ -87,7 +88,7 @@ enum ObjectMapping {
             [
                 MappingCalls.map(vma, sharing: sharing, descriptor: .int(number)),
                 EmbryoCall(Int32(SYS_close), [.int(number)], on: vma.subject),
-            ] + MappingCalls.early(vma)
+            ] + MappingCalls.early(vma) + MappingCalls.name(vma)
         try MappingCalls.run(calls, vma, in: embryo, "cannot map the shared object")
     }
 }
