@@ -1,0 +1,417 @@
+/* The commit protocol of a move, as Sources/Migration does it, with everything that can befall two hosts.
+ *
+ * One unit, one move from a source (s…) to a destination (d…). Names are the code's. What happens between two steps
+ * that others can see is one d_step; a daemon, a host, a connection or the wire can end between any two of them, any
+ * number of times. `check` beside this file says which runs must hold and which must fail, and runs them.
+ *
+ * Wire: one TLS connection a move (conn, toD, toS), so nothing on it is doubled or overtaken. Each question has a
+ * connection of its own, so a question, or a commit that waits in a buffer, may be read arbitrarily late. When a
+ * connection is cut, what was sent may still be read, or is lost. `abort` and `failure` do here what a cut does: each
+ * receiver treats them alike.
+ * Disk: a record (sJournal, dJournal, moves/ID: dMoved) survives; drop-ins (/run) and processes end with their host;
+ * the table of decisions ends with its daemon.
+ * Left out: a record that cannot be written (before the commit it is a roll-back; after it the code goes on and asks
+ * again after its next start), the address probe (a second guard; -DPROBE adds it), a second move of the unit.
+ *
+ * Rules of the protocol that Swift does not keep yet, and what their lack leads to, are one macro each:
+ *   NO_ATOMIC_DECISION  the record moves/ID and the table's decision are two steps; a question fits in between
+ *   NO_GUEST_RECORD     a destination has no record that the arriving unit is the source's: it may start it afresh
+ *   NO_HANDOVER         `askRunning` answers, but the one who answers keeps its own right to start
+ *   NO_SYNC             the directory is not synced after the rename: a host that loses power may lose the last record
+ *   NO_CONFIRMATION     a destination that restarts does not ask whether the source's administrator has resolved
+ * NO_START leaves out what systemd may start afresh. Each MUTANT is a wrong protocol that a run must find out.
+ */
+#ifndef MUTANT
+#define MUTANT 0
+#endif
+
+mtype:message = { prepare, prepared, image, ready, commit, committed };
+mtype:process = { gone, frozen, running };
+mtype:record = { none, here, inDoubt, departed, arrived };  /* arrived: here, and the source has not confirmed yet */
+mtype:connection = { unmade, up, cut };
+mtype:decision = { undecided, isCommitted, isAbandoned };
+mtype:question = { free, sent, looked, answered };
+mtype:start = { no, asking, allowed, granted };
+mtype:step = { down, idle,
+  sPreparing, sFrozen, sReady, sRecorded, sCommitting, sAsking, sNo, sYes, sRolling, sEnding, sUnstaging,
+  dArriving, dComplete, dCommit, dRecorded, dDecided, dOwning, dAnswering, dSettling, dUndoing, dStopping, dUnstaging };
+
+/* The source: its host, daemon, what its thread does, its unit's processes, journal and drop-in, a start under way. */
+bool sHost = true, sDropIn, moved;
+mtype:step sAt = idle;
+mtype:process sProcess = running;
+mtype:record sJournal = here;
+mtype:start sStart = no;
+/* The destination. */
+bool dHost = true, dDropIn, dMoved;
+mtype:step dAt = idle;
+mtype:process dProcess = gone;
+mtype:record dJournal = none;
+mtype:start dStart = no;
+mtype:decision table = undecided;
+/* The wire. */
+bool wire = true;
+mtype:connection conn = unmade;
+chan toD = [2] of { mtype:message };
+chan toS = [2] of { mtype:message };
+#define NOBODY 2
+mtype:question query[2];
+bool says[2];
+byte live = NOBODY;                       /* the question whose answer the source awaits */
+/* What befalls them. */
+bool calm;                                /* from here on nothing breaks any more, and what is broken is mended */
+bool onSource;                            /* in the calm, the host on which a start is tried again and again */
+bool proof, gaveUp;                       /* the administrator's */
+mtype:decision told = undecided;          /* ghost: what an answer has said */
+
+#define sUp (sAt != down)
+#define dUp (dAt != down)
+#define reachable (wire && dUp)           /* a new connection to the destination can be made */
+#define quiet (sProcess != running || dProcess != running)
+#define one (!sDropIn && !dDropIn && \
+  (sProcess == running && dProcess == gone || sProcess == gone && dProcess == running))
+
+#ifdef NO_SYNC                            /* the last record may be lost with the host */
+mtype:record sOld = here, dOld = none;
+bool dMovedOld;
+#define keepS sOld = sJournal;
+#define keepD dOld = dJournal; dMovedOld = dMoved;
+#else
+#define keepS
+#define keepD
+#endif
+inline sRecord(state) { keepS sJournal = state }
+inline dRecord(state) { keepD dJournal = state }
+inline dRecordMove(value) { keepD dMoved = value }
+
+/* Property 1. */
+inline sRun() { sProcess = running; assert(quiet) }
+inline dRun() { dProcess = running; assert(quiet) }
+
+inline drain(c) { do :: nempty(c) -> c?_ :: empty(c) -> break od }
+inline hangUp() { if :: conn == up -> conn = cut :: else fi }
+
+/* SourceMove, SourceFreeze, SourceCommit, and the source's part of Recovery. */
+active proctype Source() {
+end:
+  do
+  /* perform(): one move in a run; stageDeparture(), prepare */
+  :: d_step { sAt == idle && sJournal == here && sProcess == running && !moved && reachable ->
+       moved = true; conn = up; sDropIn = true; toD!prepare; sAt = sPreparing }
+  :: d_step { sAt == sPreparing && nempty(toS) && sProcess == running ->   /* freezeAndSend() */
+       toS?_; sProcess = frozen;
+       if :: conn == up -> toD!image; sAt = sFrozen :: else -> sAt = sRolling fi }
+  :: d_step { sAt == sFrozen && nempty(toS) -> toS?_; sAt = sReady }
+  /* any failure before the commit: a cut, a time-out, a failed step, a cancellation, a record that is not written */
+  :: d_step { (sAt == sPreparing || sAt == sFrozen || sAt == sReady) &&
+       (!calm || conn == cut || sProcess == gone) -> sAt = sRolling }
+  /* commit(): the record comes before the word */
+#if MUTANT == 3                           /* the word before the record */
+  :: d_step { sAt == sReady && conn == up -> toD!commit; sAt = sRecorded }
+  :: d_step { sAt == sRecorded -> sRecord(inDoubt); sAt = sCommitting }
+#else
+#if MUTANT == 6                           /* departed before the answer */
+  :: d_step { sAt == sReady -> sRecord(departed); sAt = sRecorded }
+#else
+  :: d_step { sAt == sReady -> sRecord(inDoubt); sAt = sRecorded }
+#endif
+  :: d_step { sAt == sRecorded && conn == up -> toD!commit; sAt = sCommitting }
+#endif
+  :: d_step { sAt == sRecorded && conn == cut -> sAt = sAsking }
+  :: d_step { sAt == sCommitting && nempty(toS) -> toS?_; sAt = sYes }
+#if MUTANT == 4                           /* the service resumes when the wire breaks after the word */
+  :: d_step { sAt == sCommitting && (!calm || conn == cut) -> sAt = sNo }
+#else
+  :: d_step { sAt == sCommitting && (!calm || conn == cut) -> sAt = sAsking }
+#endif
+  /* askOutcome(): a question on a connection of its own, again until it is answered */
+  :: d_step { sAt == sAsking && live == NOBODY && reachable && (query[0] == free || query[1] == free) ->
+       live = (query[0] == free -> 0 : 1); query[live] = sent }
+  :: d_step { sAt == sAsking && live != NOBODY && query[live] == answered ->
+       sAt = (says[live] -> sYes : sNo); query[live] = free; live = NOBODY; proof = false }
+#if MUTANT == 13                          /* one question only */
+  :: d_step { sAt == sAsking && live != NOBODY && (!calm || query[live] == free) -> live = NOBODY; sAt = idle }
+#else
+  :: d_step { sAt == sAsking && live != NOBODY && (!calm || query[live] == free) -> live = NOBODY }
+#endif
+#if MUTANT == 10                          /* who cannot be asked has not committed */
+  :: d_step { sAt == sAsking && !reachable -> live = NOBODY; sAt = sNo }
+#endif
+  :: d_step { sAt == sNo -> sRecord(here); sAt = sRolling }
+  :: d_step { sAt == sRolling ->                                           /* FrozenService.rollBack() */
+       if :: sProcess == frozen -> sRun() :: else fi; sAt = sUnstaging }
+  :: d_step { sAt == sYes -> sRecord(departed); sAt = sEnding }            /* finish() */
+  :: d_step { sAt == sEnding ->
+       if
+       :: sProcess == frozen -> sProcess = gone; assert(dMoved || gaveUp)  /* property 5: what ends here lives there */
+       :: else
+       fi;
+       sAt = sUnstaging }
+  :: d_step { sAt == sUnstaging -> sDropIn = false; hangUp(); drain(toS); sAt = idle }
+  od
+}
+
+/* Recovery.init and run(), on the source. */
+inline sRecover() {
+  if
+#if MUTANT == 7                           /* recovery does not look for a move in doubt */
+  :: sJournal == inDoubt -> sAt = sNo
+#else
+  :: sJournal == inDoubt -> sAt = sAsking
+#endif
+  :: sJournal == here && sDropIn -> sAt = sRolling
+#if MUTANT != 15                          /* recovery takes a departed unit for done */
+  :: sJournal == departed && sDropIn -> sAt = sEnding
+#endif
+  :: else -> sAt = idle
+  fi
+}
+
+/* DestinationMove, Arrival, Settling, and the destination's part of Recovery. */
+active proctype Destination() {
+end:
+  do
+  /* receive(): the unit must be inactive; Arrival.prepare() */
+  :: d_step { dAt == idle && nempty(toD) ->
+       toD?_;
+       if
+       :: dProcess == gone && dStart == no && conn == up ->
+#ifndef NO_GUEST_RECORD
+            dRecord(departed);            /* it is the source's until the commit */
+#endif
+            dDropIn = true; dProcess = frozen; toS!prepared; dAt = dArriving
+       :: else -> hangUp(); drain(toD)
+       fi }
+  /* takeImage() */
+  :: d_step { dAt == dArriving && nempty(toD) ->
+       toD?_; if :: conn == up -> toS!ready; dAt = dComplete :: else -> dAt = dUndoing fi }
+  :: d_step { dAt == dComplete && nempty(toD) -> toD?_; dAt = dCommit }
+  :: d_step { (dAt == dArriving || dAt == dComplete) && (!calm || conn == cut) -> dAt = dUndoing }
+  /* commit() */
+#if MUTANT == 5                           /* the service runs before the record */
+  :: d_step { dAt == dCommit && table != isAbandoned -> table = isCommitted; dRun(); dAt = dRecorded }
+  :: d_step { dAt == dCommit && table == isAbandoned -> dAt = dUndoing }
+  :: d_step { dAt == dRecorded -> dRecordMove(true); dAt = dDecided }
+#elif MUTANT == 2                         /* questions are answered before the record is on disk */
+  :: d_step { dAt == dCommit && table != isAbandoned -> table = isCommitted; dAt = dRecorded }
+  :: d_step { dAt == dCommit && table == isAbandoned -> dAt = dUndoing }
+  :: d_step { dAt == dRecorded -> dRecordMove(true); dAt = dDecided }
+#elif MUTANT == 1                         /* the decision is not looked up */
+  :: d_step { dAt == dCommit -> dRecordMove(true); dAt = dDecided }
+#elif defined(NO_ATOMIC_DECISION)
+  :: d_step { dAt == dCommit -> dRecordMove(true); dAt = dRecorded }
+  :: d_step { dAt == dRecorded && table != isAbandoned -> table = isCommitted; dAt = dDecided }
+  :: d_step { dAt == dRecorded && table == isAbandoned -> dRecordMove(false); dAt = dUndoing }
+#else
+  :: d_step { dAt == dCommit && table != isAbandoned -> dRecordMove(true); table = isCommitted; dAt = dDecided }
+  :: d_step { dAt == dCommit && table == isAbandoned -> dAt = dUndoing }
+#endif
+  /* run(); after a crash finishArrival() */
+  :: d_step { dAt == dDecided ->
+#if defined(NO_CONFIRMATION)
+       dRecord(here);
+#else
+       dRecord(arrived);
+#endif
+       dAt = dOwning }
+  :: d_step { dAt == dOwning ->
+       assert(told != isAbandoned);       /* property 4: what has been answered stands */
+       if :: dProcess == frozen -> dRun() :: else fi; dAt = dAnswering }
+  :: d_step { dAt == dAnswering -> if :: conn == up -> toS!committed :: else fi; dAt = dSettling }
+#if MUTANT == 16                          /* a wire that breaks after the commit undoes the arrival */
+  :: d_step { dAt == dOwning && conn == cut -> dAt = dUndoing }
+#endif
+  :: d_step { dAt == dSettling -> dDropIn = false; dAt = idle }
+  /* a roll-back: the decision first; after a crash undoArrival() */
+  :: d_step { dAt == dUndoing -> if :: table == undecided -> table = isAbandoned :: else fi; dAt = dStopping }
+  :: d_step { dAt == dStopping ->
+       assert(told != isCommitted);       /* property 4 */
+       dProcess = gone; dAt = dUnstaging }
+  :: d_step { dAt == dUnstaging -> dDropIn = false; hangUp(); drain(toD); dAt = idle }
+#ifndef NO_CONFIRMATION
+  /* Who has arrived asks its source now and then, until the source has departed. */
+  :: d_step { dAt == idle && dJournal == arrived && reachable && sUp && sJournal == departed -> dRecord(here) }
+#endif
+  od
+}
+
+inline dRecover() {
+  if
+#if MUTANT == 8                           /* recovery thaws what it finds */
+  :: dDropIn -> dAt = dDecided
+#elif MUTANT == 9                         /* recovery undoes what it finds */
+  :: dDropIn -> dAt = dUndoing
+#else
+  :: dDropIn && dMoved -> dAt = dDecided
+  :: dDropIn && !dMoved -> dAt = dUndoing
+#endif
+  :: else -> dAt = idle
+  fi
+}
+
+/* answerQuery(): a thread for each question. */
+inline tell(i, value) {
+  says[i] = value; query[i] = answered;
+  assert(told == undecided || (told == isCommitted) == value);             /* property 4 */
+  told = (value -> isCommitted : isAbandoned)
+}
+active proctype Answers() {
+  byte i;
+end:
+  do
+  :: d_step { dUp && query[i] == sent && dMoved -> tell(i, true) }
+#if MUTANT == 11                          /* the question does not close the door */
+  :: d_step { dUp && query[i] == sent && !dMoved -> tell(i, false) }
+#else
+#ifdef NO_ATOMIC_DECISION
+  :: d_step { dUp && query[i] == sent && !dMoved -> query[i] = looked }
+  :: d_step { dUp && query[i] == looked ->
+#else
+  :: d_step { dUp && query[i] == sent && !dMoved ->
+#endif
+       if :: table == undecided -> table = isAbandoned :: else fi;
+       tell(i, (table == isCommitted)) }
+#endif
+  :: d_step { query[i] == answered && live != i -> query[i] = free }       /* nobody waits for it any more */
+  :: d_step { query[1 - i] != free -> i = 1 - i }
+  od
+}
+
+#ifndef NO_START
+/* systemd starts the unit afresh, at a boot or by hand: mayStart(), askElsewhere(), answerRunning(), claimAddress(). */
+#define sBusy (sProcess != gone || sStart != no)
+#define dBusy (dProcess != gone || dStart != no || dDropIn)
+#ifdef NO_HANDOVER
+#define sMayBe sBusy
+#else
+#if MUTANT == 14                          /* a host in doubt gives away what may not be its own */
+#define sMayBe (sBusy || sDropIn)
+#else
+#define sMayBe (sBusy || sDropIn || sJournal == inDoubt)
+#endif
+#endif
+#ifdef PROBE                              /* a host that is frozen for a move is silent */
+#define probed(host, process) !(wire && host && process == running)
+#else
+#define probed(host, process) true
+#endif
+active proctype SourceStarts() {
+end:
+  do
+  :: d_step { sUp && !sBusy && (!calm || onSource) && sJournal == here -> sStart = granted }
+#if MUTANT == 12                          /* in doubt is no reason not to start */
+  :: d_step { sUp && !sBusy && (!calm || onSource) && sJournal == inDoubt -> sStart = granted }
+#endif
+  :: d_step { sUp && !sBusy && (!calm || onSource) && sJournal == departed && reachable -> sStart = asking }
+  :: d_step { sStart == asking && reachable ->
+       if
+       :: dBusy -> sStart = no
+       :: else -> sStart = allowed;
+#ifndef NO_HANDOVER
+            dRecord(departed)
+#endif
+       fi }
+  :: d_step { sStart == allowed -> sRecord(here); sStart = granted }       /* reclaim() */
+  :: d_step { sStart == granted -> sStart = no; if :: probed(dHost, dProcess) -> sRun() :: else fi }
+  :: d_step { (sStart == asking || sStart == allowed) && !calm -> sStart = no }
+  od
+}
+active proctype DestinationStarts() {
+end:
+  do
+  :: d_step { dUp && !dBusy && (!calm || !onSource) && (dJournal == here
+#ifdef NO_GUEST_RECORD
+       || dJournal == none && moved && sProcess != running
+#endif
+       ) -> dStart = granted }
+  :: d_step { dUp && !dBusy && (!calm || !onSource) && (dJournal == departed || dJournal == arrived) && sUp && wire ->
+       dStart = asking }
+  :: d_step { dStart == asking && sUp && wire ->
+       if
+       :: sMayBe -> dStart = no
+       :: else -> dStart = allowed;
+#ifndef NO_HANDOVER
+            sRecord(departed)
+#endif
+       fi }
+  :: d_step { dStart == allowed -> dRecord(here); dStart = granted }
+  :: d_step { dStart == granted -> dStart = no; if :: probed(sHost, sProcess) -> dRun() :: else fi }
+  :: d_step { (dStart == asking || dStart == allowed) && !calm -> dStart = no }
+  od
+}
+#endif
+
+/* What befalls the two. */
+inline sCrash() {
+  hangUp(); drain(toS); live = NOBODY; sAt = down;
+  if :: sStart != granted -> sStart = no :: else fi
+}
+inline dCrash() {
+  hangUp(); drain(toD); table = undecided; query[0] = free; query[1] = free; dAt = down;
+  if :: dStart != granted -> dStart = no :: else fi
+}
+active proctype Fate() {
+  query[0] = free; query[1] = free;
+  if :: dJournal = none :: dJournal = departed fi;     /* it was never here, or it has come from here */
+end:
+  do
+  :: d_step { !calm && conn == up -> conn = cut }
+  :: d_step { !calm && wire -> wire = false }
+  :: d_step { !calm && sUp -> sCrash() }
+  :: d_step { !calm && dUp -> dCrash() }
+  :: d_step { !calm && sHost -> sCrash(); sHost = false; sProcess = gone; sDropIn = false; sStart = no }
+  :: d_step { !calm && dHost -> dCrash(); dHost = false; dProcess = gone; dDropIn = false; dStart = no }
+#ifdef NO_SYNC
+  :: d_step { !calm && !sHost -> sJournal = sOld }
+  :: d_step { !calm && !dHost -> dJournal = dOld; dMoved = dMovedOld }
+#endif
+  :: d_step { !calm && sProcess == running -> sProcess = gone }            /* the service ends, or is stopped */
+  :: d_step { !calm && dProcess == running -> dProcess = gone }
+  :: d_step { !sHost -> sHost = true }
+  :: d_step { sHost && !sUp -> sRecover() }
+#ifdef LOST                               /* in the calm, the destination is never seen again */
+  :: d_step { !calm && !dHost -> dHost = true }
+  :: d_step { !calm && dHost && !dUp -> dRecover() }
+  :: d_step { !calm && !wire -> wire = true }
+  :: d_step { !calm && !dHost -> calm = true; onSource = true; wire = false }
+#else
+  :: d_step { !dHost -> dHost = true }
+  :: d_step { dHost && !dUp -> dRecover() }
+  :: d_step { !wire -> wire = true }
+#ifdef LIVE
+  :: d_step { !calm -> calm = true; onSource = true }
+  :: d_step { !calm -> calm = true; onSource = false }
+#endif
+#endif
+  od
+}
+
+#ifdef RESOLVE
+/* mobilityctl resolve UNIT --keep|--give-up --other-host-is-off. The proof is had once and used later. */
+active proctype Administrator() {
+end:
+  do
+#ifdef WRONG                              /* he says so although the other host runs */
+  :: d_step { sAt == sAsking && !proof -> proof = true }
+#else
+  :: d_step { sAt == sAsking && !proof && !dHost -> proof = true }
+#endif
+  :: d_step { sAt == sAsking && proof -> proof = false; live = NOBODY; sRecord(here); sAt = sRolling }
+#ifdef KEEP_DEPARTED                      /* the rule for a unit in doubt, used for one that has departed */
+  :: d_step { sAt == idle && sJournal == departed && sProcess == gone && !dHost -> sRecord(here) }
+#endif
+#ifndef LOST
+  :: d_step { sAt == sAsking && proof -> proof = false; live = NOBODY; gaveUp = true; sRecord(departed); sAt = sEnding }
+#endif
+  od
+}
+#endif
+
+#ifdef LIVE
+/* Property 2: whatever state it was in, once nothing breaks any more the service runs on exactly one host. */
+ltl heals { [] (calm -> <> [] one) }
+#endif
+#ifdef LOST
+/* Property 2: in doubt for ever ends with the administrator's word, or with an answer that was on its way. */
+ltl resolved { [] ((calm && sJournal == inDoubt) -> <> (sProcess == running || sJournal == departed)) }
+#endif
