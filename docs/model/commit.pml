@@ -36,7 +36,7 @@ mtype:step = { down, idle,
   sPreparing, sFrozen, sReady, sRecorded, sCommitting, sAsking, sNo, sYes, sRolling, sEnding, sUnstaging,
   dArriving, dComplete, dCommit, dRecorded, dDecided, dOwning, dAnswering, dSettling, dUndoing, dStopping, dUnstaging };
 
-/* The source: its host, daemon, what its thread does, its unit's processes, journal and drop-in, a start under way. */
+/* The source: host and drop-in, what the thread of its daemon does, processes, journal, a start under way. */
 bool sHost = true, sDropIn, moved;
 mtype:step sAt = idle;
 mtype:process sProcess = running;
@@ -80,10 +80,21 @@ bool dMovedOld;
 #define keepS
 #define keepD
 #endif
+#ifdef NO_CONFIRMATION
+#define ARRIVED here
+#else
+#define ARRIVED arrived
+#endif
 inline sRecord(state) { keepS sJournal = state }
 inline dRecord(state) { keepD dJournal = state }
 inline dRecordMove(value) { keepD dMoved = value }
 
+/* Properties 4 and 5; COPIES leaves them out, so that a trail goes on to two running copies. */
+#ifdef COPIES
+#define stands(condition) skip
+#else
+#define stands(condition) assert(condition)
+#endif
 /* Property 1. */
 inline sRun() { sProcess = running; assert(quiet) }
 inline dRun() { dProcess = running; assert(quiet) }
@@ -110,30 +121,21 @@ end:
   :: d_step { sAt == sReady && conn == up -> toD!commit; sAt = sRecorded }
   :: d_step { sAt == sRecorded -> sRecord(inDoubt); sAt = sCommitting }
 #else
-#if MUTANT == 6                           /* departed before the answer */
-  :: d_step { sAt == sReady -> sRecord(departed); sAt = sRecorded }
-#else
-  :: d_step { sAt == sReady -> sRecord(inDoubt); sAt = sRecorded }
-#endif
+  :: d_step { sAt == sReady ->            /* mutant 6: departed before the answer */
+       sRecord((MUTANT == 6 -> departed : inDoubt)); sAt = sRecorded }
   :: d_step { sAt == sRecorded && conn == up -> toD!commit; sAt = sCommitting }
 #endif
   :: d_step { sAt == sRecorded && conn == cut -> sAt = sAsking }
   :: d_step { sAt == sCommitting && nempty(toS) -> toS?_; sAt = sYes }
-#if MUTANT == 4                           /* the service resumes when the wire breaks after the word */
-  :: d_step { sAt == sCommitting && (!calm || conn == cut) -> sAt = sNo }
-#else
-  :: d_step { sAt == sCommitting && (!calm || conn == cut) -> sAt = sAsking }
-#endif
+  :: d_step { sAt == sCommitting && (!calm || conn == cut) ->
+       sAt = (MUTANT == 4 -> sNo : sAsking) }       /* mutant 4: the service resumes when the wire breaks */
   /* askOutcome(): a question on a connection of its own, again until it is answered */
   :: d_step { sAt == sAsking && live == NOBODY && reachable && (query[0] == free || query[1] == free) ->
        live = (query[0] == free -> 0 : 1); query[live] = sent }
   :: d_step { sAt == sAsking && live != NOBODY && query[live] == answered ->
        sAt = (says[live] -> sYes : sNo); query[live] = free; live = NOBODY; proof = false }
-#if MUTANT == 13                          /* one question only */
-  :: d_step { sAt == sAsking && live != NOBODY && (!calm || query[live] == free) -> live = NOBODY; sAt = idle }
-#else
-  :: d_step { sAt == sAsking && live != NOBODY && (!calm || query[live] == free) -> live = NOBODY }
-#endif
+  :: d_step { sAt == sAsking && live != NOBODY && (!calm || query[live] == free) ->
+       live = NOBODY; sAt = (MUTANT == 13 -> idle : sAsking) }               /* mutant 13: one question only */
 #if MUTANT == 10                          /* who cannot be asked has not committed */
   :: d_step { sAt == sAsking && !reachable -> live = NOBODY; sAt = sNo }
 #endif
@@ -143,7 +145,7 @@ end:
   :: d_step { sAt == sYes -> sRecord(departed); sAt = sEnding }            /* finish() */
   :: d_step { sAt == sEnding ->
        if
-       :: sProcess == frozen -> sProcess = gone; assert(dMoved || gaveUp)  /* property 5: what ends here lives there */
+       :: sProcess == frozen -> sProcess = gone; stands(dMoved || gaveUp)  /* property 5: what ends here lives there */
        :: else
        fi;
        sAt = sUnstaging }
@@ -154,15 +156,9 @@ end:
 /* Recovery.init and run(), on the source. */
 inline sRecover() {
   if
-#if MUTANT == 7                           /* recovery does not look for a move in doubt */
-  :: sJournal == inDoubt -> sAt = sNo
-#else
-  :: sJournal == inDoubt -> sAt = sAsking
-#endif
+  :: sJournal == inDoubt -> sAt = (MUTANT == 7 -> sNo : sAsking)            /* mutant 7: doubt is forgotten */
   :: sJournal == here && sDropIn -> sAt = sRolling
-#if MUTANT != 15                          /* recovery takes a departed unit for done */
-  :: sJournal == departed && sDropIn -> sAt = sEnding
-#endif
+  :: sJournal == departed && sDropIn && MUTANT != 15 -> sAt = sEnding       /* mutant 15: departed means done */
   :: else -> sAt = idle
   fi
 }
@@ -207,15 +203,9 @@ end:
   :: d_step { dAt == dCommit && table == isAbandoned -> dAt = dUndoing }
 #endif
   /* run(); after a crash finishArrival() */
-  :: d_step { dAt == dDecided ->
-#if defined(NO_CONFIRMATION)
-       dRecord(here);
-#else
-       dRecord(arrived);
-#endif
-       dAt = dOwning }
+  :: d_step { dAt == dDecided -> dRecord(ARRIVED); dAt = dOwning }
   :: d_step { dAt == dOwning ->
-       assert(told != isAbandoned);       /* property 4: what has been answered stands */
+       stands(told != isAbandoned);       /* property 4: what has been answered stands */
        if :: dProcess == frozen -> dRun() :: else fi; dAt = dAnswering }
   :: d_step { dAt == dAnswering -> if :: conn == up -> toS!committed :: else fi; dAt = dSettling }
 #if MUTANT == 16                          /* a wire that breaks after the commit undoes the arrival */
@@ -225,7 +215,7 @@ end:
   /* a roll-back: the decision first; after a crash undoArrival() */
   :: d_step { dAt == dUndoing -> if :: table == undecided -> table = isAbandoned :: else fi; dAt = dStopping }
   :: d_step { dAt == dStopping ->
-       assert(told != isCommitted);       /* property 4 */
+       stands(told != isCommitted);       /* property 4 */
        dProcess = gone; dAt = dUnstaging }
   :: d_step { dAt == dUnstaging -> dDropIn = false; hangUp(); drain(toD); dAt = idle }
 #ifndef NO_CONFIRMATION
@@ -237,14 +227,8 @@ end:
 
 inline dRecover() {
   if
-#if MUTANT == 8                           /* recovery thaws what it finds */
-  :: dDropIn -> dAt = dDecided
-#elif MUTANT == 9                         /* recovery undoes what it finds */
-  :: dDropIn -> dAt = dUndoing
-#else
-  :: dDropIn && dMoved -> dAt = dDecided
-  :: dDropIn && !dMoved -> dAt = dUndoing
-#endif
+  :: dDropIn && dMoved -> dAt = (MUTANT == 9 -> dUndoing : dDecided)        /* mutants: recovery does not look */
+  :: dDropIn && !dMoved -> dAt = (MUTANT == 8 -> dDecided : dUndoing)
   :: else -> dAt = idle
   fi
 }
@@ -252,11 +236,11 @@ inline dRecover() {
 /* answerQuery(): a thread for each question. */
 inline tell(i, value) {
   says[i] = value; query[i] = answered;
-  assert(told == undecided || (told == isCommitted) == value);             /* property 4 */
+  stands(told == undecided || (told == isCommitted) == value);             /* property 4 */
   told = (value -> isCommitted : isAbandoned)
 }
-active proctype Answers() {
-  byte i;
+active [2] proctype Answers() {
+  byte i = _pid - 2;                      /* the third and fourth process */
 end:
   do
   :: d_step { dUp && query[i] == sent && dMoved -> tell(i, true) }
@@ -273,7 +257,6 @@ end:
        tell(i, (table == isCommitted)) }
 #endif
   :: d_step { query[i] == answered && live != i -> query[i] = free }       /* nobody waits for it any more */
-  :: d_step { query[1 - i] != free -> i = 1 - i }
   od
 }
 
@@ -284,24 +267,18 @@ end:
 #ifdef NO_HANDOVER
 #define sMayBe sBusy
 #else
-#if MUTANT == 14                          /* a host in doubt gives away what may not be its own */
-#define sMayBe (sBusy || sDropIn)
-#else
-#define sMayBe (sBusy || sDropIn || sJournal == inDoubt)
+#define sMayBe (sBusy || sDropIn || sJournal == inDoubt && MUTANT != 14)     /* mutant 14: given away in doubt */
 #endif
-#endif
-#ifdef PROBE                              /* a host that is frozen for a move is silent */
-#define probed(host, process) !(wire && host && process == running)
+#ifdef PROBE                              /* a host that is frozen for a move is silent, and so is one cut off */
+#define probed(process) !(wire && process == running)
 #else
-#define probed(host, process) true
+#define probed(process) true
 #endif
 active proctype SourceStarts() {
 end:
   do
-  :: d_step { sUp && !sBusy && (!calm || onSource) && sJournal == here -> sStart = granted }
-#if MUTANT == 12                          /* in doubt is no reason not to start */
-  :: d_step { sUp && !sBusy && (!calm || onSource) && sJournal == inDoubt -> sStart = granted }
-#endif
+  :: d_step { sUp && !sBusy && (!calm || onSource) &&  /* mutant 12: doubt is no reason not to start */
+       (sJournal == here || MUTANT == 12 && sJournal == inDoubt) -> sStart = granted }
   :: d_step { sUp && !sBusy && (!calm || onSource) && sJournal == departed && reachable -> sStart = asking }
   :: d_step { sStart == asking && reachable ->
        if
@@ -312,7 +289,7 @@ end:
 #endif
        fi }
   :: d_step { sStart == allowed -> sRecord(here); sStart = granted }       /* reclaim() */
-  :: d_step { sStart == granted -> sStart = no; if :: probed(dHost, dProcess) -> sRun() :: else fi }
+  :: d_step { sStart == granted -> sStart = no; if :: probed(dProcess) -> sRun() :: else fi }
   :: d_step { (sStart == asking || sStart == allowed) && !calm -> sStart = no }
   od
 }
@@ -335,7 +312,7 @@ end:
 #endif
        fi }
   :: d_step { dStart == allowed -> dRecord(here); dStart = granted }
-  :: d_step { dStart == granted -> dStart = no; if :: probed(sHost, sProcess) -> dRun() :: else fi }
+  :: d_step { dStart == granted -> dStart = no; if :: probed(sProcess) -> dRun() :: else fi }
   :: d_step { (dStart == asking || dStart == allowed) && !calm -> dStart = no }
   od
 }
@@ -407,7 +384,11 @@ end:
 }
 #endif
 
-#ifdef LIVE
+#if defined(LIVE) && defined(NO_START)
+/* Property 2, the commit alone: once nothing breaks any more, no process stays frozen and nothing stays in doubt. */
+ltl settles { [] (calm -> <> [] (sAt == idle && dAt == idle && sProcess != frozen && dProcess != frozen &&
+  sJournal != inDoubt)) }
+#elif defined(LIVE)
 /* Property 2: whatever state it was in, once nothing breaks any more the service runs on exactly one host. */
 ltl heals { [] (calm -> <> [] one) }
 #endif
