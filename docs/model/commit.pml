@@ -54,10 +54,9 @@ bool wire = true;
 mtype:connection conn = unmade;
 chan toD = [2] of { mtype:message };
 chan toS = [2] of { mtype:message };
-#define NOBODY 2
-mtype:question query[2];
-bool says[2];
-byte live = NOBODY;                       /* the question whose answer the source awaits */
+#define NOBODY 2                          /* live: the question whose answer the source awaits */
+mtype:question query[2] = free;
+bool says[2]; byte live = NOBODY;
 /* What befalls them. */
 bool calm;                                /* from here on nothing breaks any more, and what is broken is mended */
 bool onSource;                            /* in the calm, the host on which a start is tried again and again */
@@ -72,8 +71,7 @@ mtype:decision told = undecided;          /* ghost: what an answer has said */
   (sProcess == running && dProcess == gone || sProcess == gone && dProcess == running))
 
 #ifdef NO_SYNC                            /* the last record may be lost with the host */
-mtype:record sOld = here, dOld = none;
-bool dMovedOld;
+mtype:record sOld = here, dOld = none; bool dMovedOld;
 #define keepS sOld = sJournal;
 #define keepD dOld = dJournal; dMovedOld = dMoved;
 #else
@@ -99,7 +97,8 @@ inline dRecordMove(value) { keepD dMoved = value }
 inline sRun() { sProcess = running; assert(quiet) }
 inline dRun() { dProcess = running; assert(quiet) }
 
-inline drain(c) { do :: nempty(c) -> c?_ :: empty(c) -> break od }
+inline drainD() { do :: toD?prepare :: toD?image :: toD?commit :: empty(toD) -> break od }
+inline drainS() { do :: toS?prepared :: toS?ready :: toS?committed :: empty(toS) -> break od }
 inline hangUp() { if :: conn == up -> conn = cut :: else fi }
 
 /* SourceMove, SourceFreeze, SourceCommit, and the source's part of Recovery. */
@@ -110,9 +109,9 @@ end:
   :: d_step { sAt == idle && sJournal == here && sProcess == running && !moved && reachable ->
        moved = true; conn = up; sDropIn = true; toD!prepare; sAt = sPreparing }
   :: d_step { sAt == sPreparing && nempty(toS) && sProcess == running ->   /* freezeAndSend() */
-       toS?_; sProcess = frozen;
+       toS?prepared; sProcess = frozen;
        if :: conn == up -> toD!image; sAt = sFrozen :: else -> sAt = sRolling fi }
-  :: d_step { sAt == sFrozen && nempty(toS) -> toS?_; sAt = sReady }
+  :: d_step { sAt == sFrozen && nempty(toS) -> toS?ready; sAt = sReady }
   /* any failure before the commit: a cut, a time-out, a failed step, a cancellation, a record that is not written */
   :: d_step { (sAt == sPreparing || sAt == sFrozen || sAt == sReady) &&
        (!calm || conn == cut || sProcess == gone) -> sAt = sRolling }
@@ -126,7 +125,7 @@ end:
   :: d_step { sAt == sRecorded && conn == up -> toD!commit; sAt = sCommitting }
 #endif
   :: d_step { sAt == sRecorded && conn == cut -> sAt = sAsking }
-  :: d_step { sAt == sCommitting && nempty(toS) -> toS?_; sAt = sYes }
+  :: d_step { sAt == sCommitting && nempty(toS) -> toS?committed; sAt = sYes }
   :: d_step { sAt == sCommitting && (!calm || conn == cut) ->
        sAt = (MUTANT == 4 -> sNo : sAsking) }       /* mutant 4: the service resumes when the wire breaks */
   /* askOutcome(): a question on a connection of its own, again until it is answered */
@@ -149,7 +148,7 @@ end:
        :: else
        fi;
        sAt = sUnstaging }
-  :: d_step { sAt == sUnstaging -> sDropIn = false; hangUp(); drain(toS); sAt = idle }
+  :: d_step { sAt == sUnstaging -> sDropIn = false; hangUp(); drainS(); sAt = idle }
   od
 }
 
@@ -169,19 +168,19 @@ end:
   do
   /* receive(): the unit must be inactive; Arrival.prepare() */
   :: d_step { dAt == idle && nempty(toD) ->
-       toD?_;
+       toD?prepare;
        if
        :: dProcess == gone && dStart == no && conn == up ->
 #ifndef NO_GUEST_RECORD
             dRecord(departed);            /* it is the source's until the commit */
 #endif
             dDropIn = true; dProcess = frozen; toS!prepared; dAt = dArriving
-       :: else -> hangUp(); drain(toD)
+       :: else -> hangUp(); drainD()
        fi }
   /* takeImage() */
   :: d_step { dAt == dArriving && nempty(toD) ->
-       toD?_; if :: conn == up -> toS!ready; dAt = dComplete :: else -> dAt = dUndoing fi }
-  :: d_step { dAt == dComplete && nempty(toD) -> toD?_; dAt = dCommit }
+       toD?image; if :: conn == up -> toS!ready; dAt = dComplete :: else -> dAt = dUndoing fi }
+  :: d_step { dAt == dComplete && nempty(toD) -> toD?commit; dAt = dCommit }
   :: d_step { (dAt == dArriving || dAt == dComplete) && (!calm || conn == cut) -> dAt = dUndoing }
   /* commit() */
 #if MUTANT == 5                           /* the service runs before the record */
@@ -217,7 +216,7 @@ end:
   :: d_step { dAt == dStopping ->
        stands(told != isCommitted);       /* property 4 */
        dProcess = gone; dAt = dUnstaging }
-  :: d_step { dAt == dUnstaging -> dDropIn = false; hangUp(); drain(toD); dAt = idle }
+  :: d_step { dAt == dUnstaging -> dDropIn = false; hangUp(); drainD(); dAt = idle }
 #ifndef NO_CONFIRMATION
   /* Who has arrived asks its source now and then, until the source has departed. */
   :: d_step { dAt == idle && dJournal == arrived && reachable && sUp && sJournal == departed -> dRecord(here) }
@@ -318,17 +317,19 @@ end:
 }
 #endif
 
-/* What befalls the two. */
+/* What befalls the two. Time goes on even where nothing happens: spin does not see a fair end as a cycle. */
+#if defined(LIVE) || defined(LOST)
+active proctype Time() { do :: calm -> skip od }
+#endif
 inline sCrash() {
-  hangUp(); drain(toS); live = NOBODY; sAt = down;
+  hangUp(); drainS(); live = NOBODY; sAt = down;
   if :: sStart != granted -> sStart = no :: else fi
 }
 inline dCrash() {
-  hangUp(); drain(toD); table = undecided; query[0] = free; query[1] = free; dAt = down;
+  hangUp(); drainD(); table = undecided; query[0] = free; query[1] = free; dAt = down;
   if :: dStart != granted -> dStart = no :: else fi
 }
 active proctype Fate() {
-  query[0] = free; query[1] = free;
   if :: dJournal = none :: dJournal = departed fi;     /* it was never here, or it has come from here */
 end:
   do
@@ -357,7 +358,7 @@ end:
   :: d_step { !wire -> wire = true }
 #ifdef LIVE
   :: d_step { !calm -> calm = true; onSource = true }
-  :: d_step { !calm -> calm = true; onSource = false }
+  :: d_step { !calm && dJournal != none -> calm = true; onSource = false } /* not where it never was */
 #endif
 #endif
   od
