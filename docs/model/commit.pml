@@ -297,7 +297,7 @@ end:
   do
   :: d_step { dUp && !dBusy && (!calm || !onSource) && (dJournal == here
 #ifdef NO_GUEST_RECORD
-       || dJournal == none && moved && sProcess != running
+       || dJournal == none && sJournal == inDoubt   /* before that it is as where a unit has never moved */
 #endif
        ) -> dStart = granted }
   :: d_step { dUp && !dBusy && (!calm || !onSource) && (dJournal == departed || dJournal == arrived) && sUp && wire ->
