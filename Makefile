@@ -7,7 +7,7 @@ DESTDIR ?=
 PROGRAMS := mobilityd mobilityctl mobility-generator mobility-arrive
 BPF := $(patsubst Sources/CPrograms/bpf/%.bpf.c,Sources/CPrograms/%.bpf.o,$(wildcard Sources/CPrograms/bpf/*.bpf.c))
 
-.PHONY: all setup bpf build install deb demo check test lint format clean
+.PHONY: all setup bpf build install deb demo check model test lint format clean
 all: build
 
 setup:
@@ -40,7 +40,11 @@ deb: setup build
 demo: setup build
 	$(BUILD)/demo
 
-check: setup lint build test
+check: setup lint model build test
+
+# The commit protocol, verified with spin; docs/testing.md.
+model:
+	docs/model/check
 
 test:
 	packaging/run-tests
