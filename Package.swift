@@ -98,6 +98,7 @@ let package = Package(
         .testTarget(
             name: "CaptureTests", dependencies: ["Capture"], exclude: ["Programs"], swiftSettings: settings),
         tests("RestoreTests", uses: ["Restore", "Resources", "ProcessImage", "Kernel", "CKernel"]),
+        tests("MigrationTests", uses: ["Migration", "Kernel"]),
         tests("LabTests", uses: ["Lab"]),
         tests("ResourcesTests", uses: ["Resources"]),
     ]

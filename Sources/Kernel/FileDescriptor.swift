@@ -113,6 +113,14 @@ public enum Files {
             unlink(temporary)
             throw error
         }
+        try syncDirectory(of: path)
+    }
+
+    /// Makes the names beside `path` last through a loss of power: fsync(2) of a file does not do that for its name.
+    public static func syncDirectory(of path: String) throws(KernelError) {
+        let name = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
+        let directory = try FileDescriptor.open(name.isEmpty ? "/" : name, O_RDONLY | O_DIRECTORY)
+        try systemCall("fsync", on: name) { fsync(directory.raw) }
     }
 
     public static func readLink(_ path: String) throws(KernelError) -> String {

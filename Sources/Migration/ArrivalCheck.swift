@@ -46,6 +46,13 @@ final class ArrivalCheck {
         do throws(MoveError) {
             let view = try UnitView.load(offer.unit, systemd: systemd)
             self.view = view
+            if case .inDoubt(_, let node) = host.ownership.state(of: offer.unit) {
+                return fail("unit", offer.unit, "its last move from node \(host.name) to node \(node) is in doubt")
+            }
+            if Files.exists(MoveDropIns.path(offer.unit, .departing)) {
+                return fail(
+                    "unit", offer.unit, "its last move from node \(host.name) is not over; try again in a few seconds")
+            }
             guard view.status.activeState == "inactive" || view.status.activeState == "failed" else {
                 return fail(
                     "unit", offer.unit, "is \(view.status.activeState) on node \(host.name); stop it there first")

@@ -44,17 +44,36 @@ public final class DestinationMove {
 
     /// A source that lost the wire asks how its move ended. Asking decides: what was not committed by now never is.
     private func answerQuery(_ question: Outcome) throws(MoveError) {
-        let committed =
-            host.ownership.wasCommitted(move: question.move)
-            || host.moves.decide(question.move, .abandoned) == .committed
+        let committed = try SourceMove.step("looking up move \(question.move)") {
+            try host.moves.answer(question.move, from: host.ownership)
+        }
         try conversation.send(.outcome, Outcome(move: question.move, committed: committed))
     }
 
     private func answerRunning(_ question: RunningAnswer) throws(MoveError) {
-        let systemd = try SourceMove.systemd()
-        let status = try? systemd.unitProperties(question.unit)
-        let running = status.map { $0.activeState != "inactive" && $0.activeState != "failed" } ?? false
-        try conversation.send(.running, RunningAnswer(unit: question.unit, running: running))
+        try conversation.send(.running, RunningAnswer(unit: question.unit, running: try isOurs(question.unit)))
+    }
+
+    /// Whether the unit runs here, or is in the middle of a move. Who is told that it does not may start it: from then
+    /// on it is his, and a start here asks him.
+    private func isOurs(_ unit: String) throws(MoveError) -> Bool {
+        let state = host.ownership.state(of: unit)
+        if case .inDoubt = state { return true }
+        if Files.exists(MoveDropIns.path(unit, .departing)) || Files.exists(MoveDropIns.path(unit, .arriving)) {
+            return true
+        }
+        let status = try SourceMove.step("asking systemd for \(unit)") {
+            try SourceMove.systemd().unitProperties(unit)
+        }
+        if status.activeState != "inactive" && status.activeState != "failed" { return true }
+        if state == .here {
+            let asker = conversation.channel.remoteName
+            try SourceMove.step("handing \(unit) over to node \(asker)") {
+                try host.ownership.record(.departed(to: asker), for: unit)
+            }
+            log.notice("\(unit) is node \(asker)'s now, which asked for it")
+        }
+        return false
     }
 
     private func receive(_ offer: Offer) throws(MoveError) {
@@ -74,11 +93,12 @@ public final class DestinationMove {
         host.armFault()
         do throws(MoveError) {
             try arrival.prepare(&undo)
+            try recordGuest(offer.unit)
             try conversation.send(.prepared)
             try takeImage(arrival)
         } catch {
             log.error("the arrival of \(offer.unit) fails: \(error)")
-            _ = host.moves.decide(offer.move, .abandoned)
+            host.moves.abandon(offer.move)
             undo.rollBack().forEach { log.error("rolling back: \($0)") }
             arriving(offer.unit, .rolledBack)
             if error.kind != .channel { try? conversation.send(.failure, Reason(problem: error.problem)) }
@@ -120,15 +140,21 @@ public final class DestinationMove {
         }
     }
 
-    /// The point of no return. The record comes before the decision: what cannot be recorded is not committed, and a
-    /// decision that went the other way meanwhile (the source asked) takes the record back.
+    /// The point of no return, unless it was decided otherwise meanwhile: the source asked.
     private func commit(_ offer: Offer) throws(MoveError) {
-        try SourceMove.step("recording the commit") {
-            try host.ownership.recordCommitted(move: offer.move, unit: offer.unit)
+        let isCommitted = try SourceMove.step("recording the commit") {
+            try host.moves.commit(offer.move, unit: offer.unit, in: host.ownership)
         }
-        guard host.moves.decide(offer.move, .committed) == .committed else {
-            host.ownership.forgetMove(offer.move)
+        guard isCommitted else {
             throw MoveError(.step, "the source has been told that this move was abandoned")
+        }
+    }
+
+    /// Until the commit the unit is its source's, also for a start after a crash of this host in the middle: the source
+    /// may run it, or have it frozen and silent. A move that fails leaves it so.
+    private func recordGuest(_ unit: String) throws(MoveError) {
+        try SourceMove.step("recording whose \(unit) is") {
+            try host.ownership.record(.departed(to: conversation.channel.remoteName), for: unit)
         }
     }
 

@@ -95,12 +95,33 @@ public final class MoveTable: Sendable {
     enum Decision: Sendable { case committed, abandoned }
     private let decisions = Mutex<[String: Decision]>([:])
 
-    /// Decides for `decision` unless it was decided before; returns what holds.
-    func decide(_ move: String, _ decision: Decision) -> Decision {
-        decisions.withLock { table in
-            if let earlier = table[move] { return earlier }
-            table[move] = decision
-            return decision
+    /// Decides that the move never takes effect here, unless it was committed before.
+    func abandon(_ move: String) {
+        decisions.withLock { if $0[move] == nil { $0[move] = .abandoned } }
+    }
+
+    /// Commits the move unless it was abandoned before; false then. The record and the decision are one step for
+    /// whoever asks: an answer between the two would let both hosts run the service.
+    func commit(_ move: String, unit: String, in journal: OwnershipJournal) throws(KernelError) -> Bool {
+        try decisions.withLock { table throws(KernelError) in
+            guard table[move] == nil else { return table[move] == .committed }
+            do throws(KernelError) { try journal.recordCommitted(move: move, unit: unit) } catch {
+                // The name may be there though its directory could not be synced.
+                try? journal.forgetMove(move)
+                throw error
+            }
+            table[move] = .committed
+            return true
+        }
+    }
+
+    /// Whether the move was committed. Asking decides: what was not committed by now never is.
+    func answer(_ move: String, from journal: OwnershipJournal) throws(KernelError) -> Bool {
+        try decisions.withLock { table throws(KernelError) in
+            if let decision = table[move] { return decision == .committed }
+            let committed = try journal.wasCommitted(move: move)
+            table[move] = committed ? .committed : .abandoned
+            return committed
         }
     }
 }

@@ -13,6 +13,8 @@ public struct OwnershipJournal: Sendable {
         case departed(to: String)
         /// Frozen here and committed by us, but the destination has not answered.
         case inDoubt(move: String, destination: String)
+        /// The record is there and cannot be read: whose the unit is must not be guessed.
+        case unknown(why: String)
     }
 
     let directory: String
@@ -29,12 +31,16 @@ public struct OwnershipJournal: Sendable {
     private static func fileName(_ unit: String) -> String { "unit-" + unit }
 
     public func state(of unit: String) -> State {
-        guard let text = try? Files.readText(path(unit)) else { return .here }
+        let text: String
+        do throws(KernelError) { text = try Files.readText(path(unit)) } catch {
+            return error.code == .noEntry ? .here : .unknown(why: "\(error)")
+        }
         let words = text.split(whereSeparator: { $0 == " " || $0 == "\n" }).map(String.init)
         switch words.first {
         case "departed" where words.count == 2: return .departed(to: words[1])
         case "in-doubt" where words.count == 3: return .inDoubt(move: words[1], destination: words[2])
-        default: return .here
+        case "here" where words.count == 1: return .here
+        default: return .unknown(why: "\(path(unit)) says neither here, departed NODE nor in-doubt MOVE NODE")
         }
     }
 
@@ -44,6 +50,7 @@ public struct OwnershipJournal: Sendable {
             case .here: "here\n"
             case .departed(let node): "departed \(node)\n"
             case .inDoubt(let move, let destination): "in-doubt \(move) \(destination)\n"
+            case .unknown(let why): preconditionFailure("nobody records that he does not know: \(why)")
             }
         try Files.writeAtomically(path(unit), text, mode: 0o600)
     }
@@ -53,10 +60,21 @@ public struct OwnershipJournal: Sendable {
         try Files.writeAtomically("\(directory)/moves/\(move)", "\(unit)\n", mode: 0o600)
     }
 
-    public func wasCommitted(move: String) -> Bool {
-        !move.contains("/") && Files.exists("\(directory)/moves/\(move)")
+    /// Only a name that is surely not there means no: what cannot be read is an error.
+    public func wasCommitted(move: String) throws(KernelError) -> Bool {
+        if move.isEmpty || move.contains("/") { return false }
+        do throws(KernelError) {
+            _ = try Files.readText("\(directory)/moves/\(move)")
+            return true
+        } catch  where error.code == .noEntry {
+            return false
+        }
     }
 
-    /// The source has heard of the commit and will not ask again.
-    public func forgetMove(_ move: String) { try? Files.remove("\(directory)/moves/\(move)") }
+    /// Takes back the record of a commit that did not come to be; what was not there is no error.
+    public func forgetMove(_ move: String) throws(KernelError) {
+        let path = "\(directory)/moves/\(move)"
+        do throws(KernelError) { try Files.remove(path) } catch  where error.code == .noEntry { return }
+        try Files.syncDirectory(of: path)
+    }
 }

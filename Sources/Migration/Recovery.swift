@@ -35,7 +35,13 @@ public struct Recovery: Sendable {
         self.unit = unit
         if let text = try? Files.readText(MoveDropIns.path(unit, .arriving)) {
             let move = Self.move(of: text)
-            remains = move.map(host.ownership.wasCommitted) == true ? .arrived : .arrival
+            do throws(KernelError) {
+                remains = try host.ownership.wasCommitted(move: move ?? "") ? .arrived : .arrival
+            } catch {
+                // Neither to be thawed nor to be ended by a guess: it stays as it is, and a restart looks again.
+                host.log.critical("\(unit) arrived, and whether it was committed cannot be read: \(error)")
+                return nil
+            }
             return
         }
         let isStaged = Files.exists(MoveDropIns.path(unit, .departing))

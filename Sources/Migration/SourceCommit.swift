@@ -14,7 +14,13 @@ extension SourceMove {
     func commit(_ frozen: FrozenService, _ lanes: [HoldLane], _ conversation: Conversation) throws(MoveError) {
         enter(.committing)
         try Self.step("recording the commit") {
-            try host.ownership.record(.inDoubt(move: move, destination: destination), for: unit)
+            do throws(KernelError) {
+                try host.ownership.record(.inDoubt(move: move, destination: destination), for: unit)
+            } catch {
+                // The name may be there though its directory could not be synced; nobody has been told to commit.
+                try host.ownership.record(.here, for: unit)
+                throw error
+            }
         }
         do throws(MoveError) {
             try conversation.send(.commit)

@@ -127,6 +127,9 @@ extension NodeManager {
         } else if case .inDoubt(_, let node) = host.ownership.state(of: unit) {
             info.state = .failed
             info.error = "in doubt: node \(node) has not said whether it runs the service"
+        } else if case .unknown(let why) = host.ownership.state(of: unit) {
+            info.state = .failed
+            info.error = "whose it is cannot be read: \(why)"
         }
         return info
     }
@@ -152,6 +155,9 @@ extension NodeManager {
                     why: "a move to node \(node) is in doubt; mobilityd goes on asking it which of the two runs \(unit)"
                 )
             case .departed(let node): return askElsewhere(unit, node)
+            case .unknown(let why):
+                return StartPermission(
+                    allowed: false, why: "whose \(unit) is cannot be read, and another node may run it: \(why)")
             }
         }
     }

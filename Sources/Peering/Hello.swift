@@ -63,7 +63,7 @@ public struct Hello: Equatable, Sendable {
     public var monotonic: Int64
 
     /// What this program speaks.
-    public static let currentVersions: ClosedRange<UInt16> = 1...1
+    public static let currentVersions: ClosedRange<UInt16> = 2...2
 
     /// This node's Hello with fresh clock readings.
     public static func current(

@@ -78,4 +78,33 @@ struct RollbackRecoveryTests {
         #expect(try lab.property("Result", on: "a") == "success")
         #expect(try lab.traces(on: "a", pid: pid).isEmpty)
     }
+
+    @Test func `A host that gives a unit away asks before it starts it again`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("given-away")
+        let (a, b) = (try lab["a"], try lab["b"])
+        let pid = try lab.start(on: "a")
+        try lab.expectMove(from: "a", to: "b", pid: pid)
+        try b.run("systemctl", "stop", RollbackLab.unit)
+        // It left a, which asks b, and b has given it away by its answer.
+        try lab.start(on: "a")
+        #expect(try b.readText(Self.record) == "departed a\n")
+        try expectNoStart(lab, on: "b", because: "runs on node a")
+        // A silent host may run it.
+        try a.run("ip", "link", "set", "eth0", "down")
+        try expectNoStart(lab, on: "b", because: "cannot be asked")
+        try a.run("ip", "link", "set", "eth0", "up")
+        try a.run("systemctl", "stop", RollbackLab.unit)
+        try lab.start(on: "b")
+        #expect(try b.readText(Self.record) == "here\n")
+        #expect(try a.readText(Self.record) == "departed b\n")
+    }
+
+    /// A start that the unit's condition skips: systemctl(1) calls that no failure.
+    private func expectNoStart(_ lab: RollbackLab, on host: String, because why: String) throws {
+        try lab[host].run("systemctl", "start", RollbackLab.unit, allowFailure: true)
+        #expect(try lab.property("ActiveState", on: host) == "inactive")
+        let log = try lab.log(of: RollbackLab.unit, on: host)
+        #expect(log.contains(why), "\(log)")
+    }
 }

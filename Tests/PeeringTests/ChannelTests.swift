@@ -19,7 +19,7 @@ import Testing
         let server = try #require(arrived.take())
         #expect(client.remoteName == "b" && server.remoteName == "a")
         #expect(client.remoteHello.features == ["test"] && server.remoteHello.features == ["x"])
-        #expect(client.version == 1 && server.version == 1)
+        #expect(client.version == 2 && server.version == 2)
         try client.send(type: 5, flags: 3, payload: [1, 2, 3])
         let got = try server.receive(deadline: .after(milliseconds: soon))
         #expect(got == Message(type: 5, flags: 3, payload: [1, 2, 3]))
@@ -205,10 +205,10 @@ import Testing
         defer { listener.stop() }
         let peer = try nodes.peer("b", of: "a", at: listener)
         let identity = try nodes.identity("a")
-        #expect(throws: PeeringError.incompatible(peer: "b", ours: 2...3, theirs: 1...1)) {
-            _ = try open(peer, identity, hello: Hello.current(nodeName: "a", features: [], versions: 2...3))
+        #expect(throws: PeeringError.incompatible(peer: "b", ours: 3...4, theirs: 2...2)) {
+            _ = try open(peer, identity, hello: Hello.current(nodeName: "a", features: [], versions: 3...4))
         }
-        #expect(try #require(lines.take()).contains("node a speaks protocol versions 2 to 3"))
+        #expect(try #require(lines.take()).contains("node a speaks protocol versions 3 to 4"))
     }
 
     @Test func silentServerMeetsTheDeadline() throws {

@@ -13,7 +13,8 @@
  * Left out: a record that cannot be written (before the commit it is a roll-back; after it the code goes on and asks
  * again after its next start), the address probe (a second guard; -DPROBE adds it), a second move of the unit.
  *
- * Rules of the protocol that Swift does not keep yet, and what their lack leads to, are one macro each:
+ * The rules of docs/protocol.md can be left out, one macro each (the code keeps all but the last, which is for
+ * `resolve`):
  *   NO_ATOMIC_DECISION  the record moves/ID and the table's decision are two steps; a question fits in between
  *   NO_GUEST_RECORD     a destination has no record that the arriving unit is the source's: it may start it afresh
  *   NO_HANDOVER         `askRunning` answers, but the one who answers keeps its own right to start
