@@ -117,24 +117,24 @@ extension Subprocess.Stream {
     var path: String? { if case .file(let path) = self { path } else { nil } }
 }
 
-/// Two fresh file names in a directory of their own that vanish with the value.
+/// Two fresh files without a name in any directory: nothing of them stays when this program is interrupted.
 struct Scratch: ~Copyable {
-    let directory: String
-    var output: String { directory + "/out" }
-    var errors: String { directory + "/err" }
+    private let outputFile: FileDescriptor
+    private let errorFile: FileDescriptor
 
-    init() throws(KernelError) {
-        var template = [UInt8]("/tmp/mobilityd-lab.XXXXXX".utf8) + [0]
-        let made = template.withUnsafeMutableBytes { mkdtemp($0.bindMemory(to: CChar.self).baseAddress!) != nil }
-        guard made else {
-            throw KernelError(call: "mkdtemp", object: "/tmp", code: Errno(rawValue: ck_errno()))
-        }
-        directory = String(decoding: template.dropLast(), as: UTF8.self)
+    // Whoever opens such a path gets a file description of his own, also a child ahead of its exec.
+    var output: String { "/proc/\(getpid())/fd/\(outputFile.raw)" }
+    var errors: String { "/proc/\(getpid())/fd/\(errorFile.raw)" }
+
+    init() throws(KernelError) { self.init(try Self.unnamedFile(), try Self.unnamedFile()) }
+
+    private init(_ outputFile: consuming FileDescriptor, _ errorFile: consuming FileDescriptor) {
+        self.outputFile = outputFile
+        self.errorFile = errorFile
     }
 
-    deinit {
-        unlink(output)
-        unlink(errors)
-        rmdir(directory)
+    private static func unnamedFile() throws(KernelError) -> FileDescriptor {
+        // The header leaves O_TMPFILE (open(2)) to _GNU_SOURCE; it is this bit with O_DIRECTORY.
+        try FileDescriptor.open("/tmp", 0o20000000 | O_DIRECTORY | O_RDWR, mode: 0o600)
     }
 }
