@@ -106,11 +106,23 @@ enum ProcessChecks {
                 "keep secrets elsewhere than in keyrings(7); remove KeyringMode=shared from the unit"
             ),
             (
+                !confinement(process.pid).isEmpty, "security label \(confinement(process.pid))",
+                "is confined by the host's security module, whose label cannot be carried",
+                "leave the confinement to the unit, or put the profile out of force (aa-disable(8), semanage(8))"
+            ),
+            (
                 leader.personality != 0, "personality \(String(leader.personality, radix: 16))",
                 "a changed execution domain cannot be carried", "start the service without setarch(8) and Personality="
             ),
         ]
         return found.filter(\.0).map { refusal(process, $0.1, "", $0.2, $0.3) }
+    }
+
+    /// The label of AppArmor, SELinux or Smack; empty for none. The file does not answer where no such module is.
+    private static func confinement(_ pid: Int32) -> String {
+        guard let text = try? Files.readText("/proc/\(pid)/attr/current") else { return "" }
+        let label = text.prefix { $0 != "\0" && $0 != "\n" }
+        return ["", "unconfined", "kernel", "_"].contains(label) ? "" : String(label)
     }
 
     /// Threads of a process share everything, processes nothing.
@@ -203,6 +215,12 @@ enum ProcessChecks {
                 "use the service's setting for other locks"
             ),
             (thread.hasCoreCookie, "is under core scheduling", "do not set PR_SCHED_CORE for the service"),
+            // PF_LOCAL_THROTTLE, which PR_SET_IO_FLUSHER sets.
+            (thread.flags & 0x10_0000 != 0, "flushes I/O (PR_SET_IO_FLUSHER)", "a storage daemon cannot move"),
+            (
+                thread.hasFaultingInstructions, "has RDTSC or CPUID end in a signal (PR_SET_TSC, ARCH_SET_CPUID)",
+                "do not run a recorder or emulator in the service"
+            ),
             (thread.hasMemoryPolicy, "has a NUMA memory policy", "remove NUMAPolicy= and set_mempolicy(2)"),
             (
                 thread.pendingSignals.count >= pendingSignalLimit,

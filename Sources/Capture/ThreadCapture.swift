@@ -42,6 +42,7 @@ struct ThreadCapture {
         image.parentDeathSignal = thread.parentDeathSignal
         // PF_MCE_PROCESS and PF_MCE_EARLY: PR_MCE_KILL_LATE, EARLY, DEFAULT are 0, 1, 2.
         image.machineCheckPolicy = thread.flags & 0x80 == 0 ? 2 : thread.flags & 0x0800_0000 != 0 ? 1 : 0
+        image.speculation = thread.speculation
         do throws(KernelError) { try addScheduling(&image) } catch {
             throw ResourceError(subject, "cannot read its scheduling", cause: error)
         }

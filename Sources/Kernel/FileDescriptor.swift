@@ -149,6 +149,11 @@ public enum Files {
 
     public static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
+    public static func isDirectory(_ path: String) -> Bool {
+        var status = Glibc.stat()
+        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+    }
+
     public static func remove(_ path: String) throws(KernelError) {
         try systemCall("unlink", on: path) { unlink(path) }
     }

@@ -70,6 +70,9 @@ public struct ThreadRecord: Sendable {
     /// Identity of the Landlock domain, and whether the kernel told its place; else it was looked for in the first
     /// place behind the credential. Means nothing where Landlock is not in use.
     public var landlockDomain: UInt64 = 0, landlockPlaceIsTold = false
+    /// RDTSC or CPUID end in a signal: PR_SET_TSC, ARCH_SET_CPUID.
+    public var hasFaultingInstructions = false
+    public var speculation = SpeculationImage()
     public init() {}
 }
 

@@ -9,7 +9,7 @@ public struct RecordError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// A cursor over the stream that the programs of Sources/CPrograms/bpf/capture.bpf.c write; capture.h is the layout.
 struct RecordReader {
-    static let magic: UInt32 = 0x4d50_0002
+    static let magic: UInt32 = 0x4d50_0003
     private let bytes: [UInt8]
     private var offset = 0
     private var end = 0
@@ -206,7 +206,9 @@ enum RecordDecoder {
         credentials.ambient = try reader.word()
         credentials.secureBits = try id(&reader)
         // PFA_NO_NEW_PRIVS is bit 0 of task->atomic_flags.
-        credentials.noNewPrivileges = try reader.word() & 1 != 0
+        let flags = try reader.word()
+        credentials.noNewPrivileges = flags & 1 != 0
+        thread.speculation = speculation(flags)
         thread.seccompMode = try reader.word()
         credentials.seccompFilters = try id(&reader)
         try peculiarities(&thread, &reader)
@@ -221,6 +223,15 @@ enum RecordDecoder {
         _ = try reader.words(2)
         guard size <= 16384 else { throw RecordError(offset: 0, problem: "xsave area of \(size) bytes") }
         thread.xsave = try reader.block(Int(size))
+    }
+
+    /// PFA_SPEC_… of task->atomic_flags: bits 3, 4 and 7 for store bypass, 5 and 6 for indirect branches.
+    private static func speculation(_ flags: UInt64) -> SpeculationImage {
+        var image = SpeculationImage()
+        let isSet = { (bit: UInt64) in flags >> bit & 1 != 0 }
+        image.storeBypass = isSet(4) ? 8 : isSet(7) ? 16 : isSet(3) ? 4 : 0
+        image.indirectBranch = isSet(6) ? 8 : isSet(5) ? 4 : 0
+        return image
     }
 
     private static func peculiarities(_ thread: inout ThreadRecord, _ reader: inout RecordReader) throws(RecordError) {
@@ -245,6 +256,9 @@ enum RecordDecoder {
         thread.filterChain = try reader.word()
         thread.landlockDomain = try reader.word()
         thread.landlockPlaceIsTold = try reader.flag()
+        let hidesTime = try reader.flag()
+        let hidesProcessor = try reader.flag()
+        thread.hasFaultingInstructions = hidesTime || hidesProcessor
     }
 
     private static func process(_ reader: inout RecordReader, pid: Int32) throws(RecordError) -> ProcessRecord {
@@ -356,6 +370,7 @@ enum RecordDecoder {
         socket.peerInode = try reader.word()
         socket.isMPTCP = try reader.flag()
         socket.hasUpperLayer = try reader.flag()
+        socket.isSigned = try reader.flag()
         let local = try reader.block(16)
         let remote = try reader.block(16)
         let nameLength = Int(try reader.word())

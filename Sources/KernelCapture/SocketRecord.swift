@@ -25,6 +25,8 @@ public struct SocketRecord: Codable, Sendable {
     public var isMPTCP = false
     /// An upper layer protocol (kTLS) is attached.
     public var hasUpperLayer = false
+    /// Keys of TCP-MD5 (RFC 2385) or TCP-AO (RFC 5925) are installed.
+    public var isSigned = false
     /// Inet: the first multicast group that the socket has joined, 16 bytes (IPv4 mapped); empty when none.
     public var multicastGroup: [UInt8] = []
     public init() {}

@@ -61,6 +61,7 @@ final class Arrival {
             cgroup = try Cgroup.at(systemd.unitProperties(offer.unit).controlGroup)
         }
         timeline.mark("unit started")
+        try checkDirectories()
         try openLanes(&undo)
         try buildTree(&undo)
         try SourceMove.step("announcing the main process of \(offer.unit)") {
@@ -75,6 +76,18 @@ final class Arrival {
         undo.push("connect hook") { [host, offer] in try host.hook.detach(unit: offer.unit) }
         timeline.mark("prepared")
         log.info("\(offer.unit) is prepared: \(timeline.report)")
+    }
+
+    /// As the service will see them: in the sandbox that systemd has made for the unit.
+    private func checkDirectories() throws(MoveError) {
+        for process in offer.sketch.processes {
+            let root = process.rootDirectory == "/" ? "" : process.rootDirectory
+            guard !Files.isDirectory("/proc/\(holder)/root\(root)\(process.workingDirectory)") else { continue }
+            throw MoveError(
+                .step,
+                "\(process.workingDirectory), the working directory of process \(process.pid), is not there on node "
+                    + "\(host.name); make it there")
+        }
     }
 
     /// The pid of mobility-arrive once systemd has executed it in the unit's sandbox.

@@ -29,6 +29,7 @@ final class ArrivalCheck {
         checkAddresses()
         checkPids()
         checkFiles()
+        checkDirectories()
         checkKernel()
         checkPorts()
         return lines
@@ -125,6 +126,19 @@ final class ArrivalCheck {
             }
         }
         if different == 0 { pass("file", offer.unit, "\(offer.sketch.files.count) files are the same") }
+    }
+
+    /// Working directories that only systemd makes, or sees, are looked at once the unit has started here.
+    private func checkDirectories() {
+        guard let status = view?.status, !status.hasMountsOfItsOwn else { return }
+        let made = status.madeDirectories + (status.privateTmp ? ["/tmp", "/var/tmp"] : [])
+        for process in offer.sketch.processes where process.rootDirectory == "/" {
+            let path = process.workingDirectory
+            if made.contains(where: { path == $0 || path.hasPrefix($0 + "/") }) || Files.isDirectory(path) { continue }
+            fail(
+                "directory", path,
+                "the working directory of process \(process.pid) is not there on node \(host.name); make it there")
+        }
     }
 
     /// A listener that is not on a virtual address meets what listens on this host already.

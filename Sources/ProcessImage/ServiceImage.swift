@@ -301,11 +301,20 @@ public struct ThreadImage: Codable, Sendable {
     public var machineCheckPolicy: UInt8 = 2
     /// PR_GET_PDEATHSIG.
     public var parentDeathSignal: Int32 = 0
+    public var speculation = SpeculationImage()
 
     public init(tid: Int32, name: String) {
         self.tid = tid
         self.name = name
     }
+}
+
+/// What a thread has set with PR_SET_SPECULATION_CTRL, prctl(2): PR_SPEC_DISABLE = 4, PR_SPEC_FORCE_DISABLE = 8,
+/// PR_SPEC_DISABLE_NOEXEC = 16; 0 where it has set nothing.
+public struct SpeculationImage: Codable, Equatable, Sendable {
+    public var storeBypass: UInt8 = 0
+    public var indirectBranch: UInt8 = 0
+    public init() {}
 }
 
 /// A system call that was interrupted with -ERESTART_RESTARTBLOCK and has to be entered again with the

@@ -83,6 +83,14 @@ extension ServiceRestore {
                     Int32(SYS_prctl), [.int(33), .int(1), .int(Int(thread.machineCheckPolicy)), .int(0), .int(0)],
                     on: "machine check policy"))
         }
+        // PR_SET_SPECULATION_CTRL. A processor that needs no such care answers ENXIO or ENODEV.
+        for (which, mode) in [(0, thread.speculation.storeBypass), (1, thread.speculation.indirectBranch)]
+        where mode != 0 {
+            calls.append(
+                EmbryoCall(
+                    Int32(SYS_prctl), [.int(53), .int(which), .int(Int(mode)), .int(0), .int(0)], on: "speculation",
+                    mustSucceed: false))
+        }
         if thread.rseqAddress != 0 {
             calls.append(
                 EmbryoCall(

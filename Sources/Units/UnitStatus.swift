@@ -50,7 +50,11 @@ public struct UnitStatus: Sendable {
     public let privateUsers: Bool
     /// RuntimeDirectory=, below /run.
     public let runtimeDirectories: [String]
+    /// Directories that systemd makes before it starts the service: RuntimeDirectory=, StateDirectory= and the like.
+    public let madeDirectories: [String]
     public let privateTmp: Bool
+    /// What stands at a path for the service is not what the host has there: BindPaths=, RootDirectory= and the like.
+    public let hasMountsOfItsOwn: Bool
     public let delegate: Bool
     public let rootDirectory: String
     /// Paths of NoExecPaths=.
@@ -90,6 +94,15 @@ public struct UnitStatus: Sendable {
         user = text("User")
         privateUsers = flag("PrivateUsers")
         runtimeDirectories = service["RuntimeDirectory"]?.strings ?? []
+        madeDirectories = [
+            ("Runtime", "/run"), ("State", "/var/lib"), ("State", "/var/lib/private"), ("Cache", "/var/cache"),
+            ("Cache", "/var/cache/private"), ("Logs", "/var/log"), ("Logs", "/var/log/private"),
+            ("Configuration", "/etc"),
+        ].flatMap { kind, root in (service[kind + "Directory"]?.strings ?? []).map { "\(root)/\($0)" } }
+        hasMountsOfItsOwn =
+            ["BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem", "MountImages", "ExtensionImages"].contains {
+                !(service[$0]?.items ?? []).isEmpty
+            } || !text("RootImage").isEmpty || !text("RootDirectory").isEmpty
         privateTmp = flag("PrivateTmp")
         delegate = flag("Delegate")
         rootDirectory = text("RootDirectory")

@@ -130,6 +130,8 @@ struct SurvivalCornerTests {
         ("confined", ["process %", "restricted itself by Landlock"]),
         ("key", ["process %", "1 keys in the keyring of thread or process"]),
         ("session-key", ["process %", "session keyring", "holds 2 keys"]),
+        ("signing", ["process %", "signs its segments (TCP-MD5"]),
+        ("timeless", ["RDTSC or CPUID end in a signal"]),
         ("personality", ["process %", "personality", "execution domain"]),
     ]
 

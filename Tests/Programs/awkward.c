@@ -5,6 +5,7 @@
 #include <linux/if_tun.h>
 #include <linux/keyctl.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <pty.h>
 #include <signal.h>
@@ -145,6 +146,25 @@ static void confined(void) {
     close(rules);
 }
 
+// A listener for a peer who signs, as BGP speakers do.
+static void signing(void) {
+    int fd = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+    struct tcp_md5sig key = {.tcpm_keylen = 6, .tcpm_key = "secret"};
+    struct sockaddr_in *peer = (struct sockaddr_in *)&key.tcpm_addr;
+    peer->sin_family = AF_INET;
+    inet_pton(AF_INET, "10.10.10.100", &peer->sin_addr);
+    must(setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof key), "TCP_MD5SIG");
+    must(listen(fd, 1), "listen");
+}
+
+// A child, for which RDTSC is a fault.
+static void timeless(void) {
+    if (must(fork(), "fork") == 0) {
+        prctl(PR_SET_TSC, PR_TSC_SIGSEGV);
+        for (;;) pause();
+    }
+}
+
 static void hold(const char *kind) {
     if (!strcmp(kind, "inotify")) {
         must(inotify_add_watch(must(inotify_init1(0), "inotify_init1"), "/etc", IN_CREATE), "inotify_add_watch");
@@ -189,6 +209,10 @@ static void hold(const char *kind) {
         must(syscall(SYS_add_key, "user", "secret", "s", 1, KEY_SPEC_PROCESS_KEYRING), "add_key");
     } else if (!strcmp(kind, "session-key")) {
         must(syscall(SYS_add_key, "user", "secret", "s", 1, KEY_SPEC_SESSION_KEYRING), "add_key");
+    } else if (!strcmp(kind, "signing")) {
+        signing();
+    } else if (!strcmp(kind, "timeless")) {
+        timeless();
     } else if (!strcmp(kind, "personality")) {
         must(personality(ADDR_NO_RANDOMIZE), "personality");
     } else if (strcmp(kind, "nothing")) {

@@ -148,6 +148,8 @@ static void note_thread(struct state *to) {
     int signal = 0;
     prctl(PR_GET_PDEATHSIG, &signal);
     note(to, signal, "parent death signal");
+    note(to, answer(prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0)), "store bypass");
+    note(to, answer(prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, 0, 0, 0)), "indirect branches");
     note(to, prctl(PR_GET_SECUREBITS), "securebits");
     note(to, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), "no_new_privs");
     note(to, prctl(PR_GET_SECCOMP), "seccomp mode");
@@ -298,6 +300,9 @@ static void *work(void *argument) {
     if (index == BATCH) syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 6));
     if (index == PLAIN) need(!setpriority(PRIO_PROCESS, 0, 7), "nice");
     if (index == PLAIN) need(!prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0), "PR_MCE_KILL");
+    // A processor without these faults refuses, and then says the same after a move.
+    if (index == BATCH) prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);
+    if (index == IDLE) prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_FORCE_DISABLE, 0, 0);
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);

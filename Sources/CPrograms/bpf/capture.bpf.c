@@ -24,6 +24,8 @@ static struct capture_process process;
 static struct capture_signal queued;
 static struct capture_file entry;
 
+extern int LINUX_KERNEL_VERSION __kconfig;
+
 // Functions of the kernel that a restart block may name; absent ones are 0.
 extern const void hrtimer_nanosleep_restart __ksym __weak;
 extern const void do_restart_poll __ksym __weak;
@@ -182,6 +184,14 @@ static __always_inline bool has_undo(struct task_struct *task) {
     return BPF_CORE_READ(undo, list_proc.next) != (void *)undo + bpf_core_field_offset(struct sem_undo_list, list_proc);
 }
 
+// TIF_NOTSC and TIF_NOCPUID of arch/x86/include/asm/thread_info.h, whose numbers 6.18 has changed; BTF has no macros.
+static __always_inline void read_faulting(struct capture_thread *out, struct task_struct *task) {
+    bool is_new = LINUX_KERNEL_VERSION >= KERNEL_VERSION(6, 18, 0);
+    word flags = task->thread_info.flags;
+    out->no_tsc = flags >> (is_new ? 21 : 16) & 1;
+    out->no_cpuid = flags >> (is_new ? 20 : 15) & 1;
+}
+
 static __always_inline void read_process_wide(struct capture_thread *out, struct task_struct *task) {
     out->files = (word)task->files;
     out->fs = (word)task->fs;
@@ -253,6 +263,7 @@ static __always_inline void write_thread(struct seq_file *seq, struct task_struc
     out->timer_slack = task->timer_slack_ns;
     out->parent_tid = number(BPF_CORE_READ(task, real_parent, thread_pid), reader.level, reader.pid_ns);
     out->policy = task->policy;
+    read_faulting(out, task);
     out->last_filter = (word)task->seccomp.filter;
     bpf_probe_read_kernel(out->comm, sizeof(out->comm), task->comm);
     __u32 size = read_xsave(task);

@@ -3,7 +3,7 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 2u
+#define CAPTURE_VERSION 3u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
@@ -44,7 +44,7 @@ struct capture_thread {
     word personality, parent_death_signal, timer_slack;
     // The thread that made this process, and how many keys are in keyrings: of thread and process, of the session.
     // The last filter stands for the whole chain that it ends.
-    word parent_tid, policy, own_keys, session_keys, last_filter, landlock, landlock_told;
+    word parent_tid, policy, own_keys, session_keys, last_filter, landlock, landlock_told, no_tsc, no_cpuid;
     word group_count;
     unsigned int groups[CAPTURE_GROUPS];
     char comm[16];
@@ -84,7 +84,7 @@ struct capture_file {
     word is_socket;
     word family, type, protocol, state, shutdown;
     word local_port, remote_port, timestamp_recent, accept_queue, half_open;
-    word peer_inode, is_mptcp, has_upper_layer;
+    word peer_inode, is_mptcp, has_upper_layer, is_signed;
     unsigned char local_address[16], remote_address[16];
     word name_length;
     unsigned char name[112];

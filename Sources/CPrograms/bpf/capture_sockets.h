@@ -44,6 +44,8 @@ static __always_inline void read_inet(struct capture_file *out, struct sock *sk)
     out->timestamp_recent = BPF_CORE_READ(tcp, rx_opt.ts_recent);
     if (bpf_core_field_exists(tcp->is_mptcp)) out->is_mptcp = BPF_CORE_READ(tcp, is_mptcp);
     out->has_upper_layer = BPF_CORE_READ(connection, icsk_ulp_ops) != 0;
+    if (bpf_core_field_exists(tcp->md5sig_info)) out->is_signed = BPF_CORE_READ(tcp, md5sig_info) != 0;
+    if (bpf_core_field_exists(tcp->ao_info)) out->is_signed |= BPF_CORE_READ(tcp, ao_info) != 0;
     if (out->state != TCP_LISTEN) return;
     out->accept_queue = BPF_CORE_READ(sk, sk_ack_backlog);
     out->half_open = BPF_CORE_READ(connection, icsk_accept_queue.qlen.counter);

@@ -182,7 +182,7 @@ struct ipv6_mc_socklist { struct in6_addr addr; };
 struct ipv6_pinfo { struct ipv6_mc_socklist *ipv6_mc_list; };
 struct inet_sock { struct ipv6_pinfo *pinet6; struct ip_mc_socklist *mc_list; };
 struct tcp_options_received { __u32 ts_recent; };
-struct tcp_sock { struct tcp_options_received rx_opt; bool is_mptcp; };
+struct tcp_sock { struct tcp_options_received rx_opt; bool is_mptcp; void *md5sig_info; void *ao_info; };
 
 struct seq_file;
 struct bpf_iter_meta { struct seq_file *seq; };

@@ -17,6 +17,10 @@ enum TCP {
 
     static let multipath: Int32 = 262
 
+    /// Why and what to do where `SocketRecord.isSigned`.
+    static let signed = "signs its segments (TCP-MD5 or TCP-AO) with keys that cannot be carried"
+    static let unsign = "switch signatures off in the service"
+
     /// getsockopt(2) TCP_INFO, `struct tcp_info`.
     struct Information {
         var state: UInt8

@@ -64,9 +64,8 @@ enum TCPConnection: DescriptorKind {
                     "has an upper layer protocol such as kernel TLS, whose keys the kernel does not show",
                     "disable kernel TLS in the service"))
         }
-        if hasAuthentication(probe) {
-            refusals.append(
-                refuse("uses the TCP authentication option, whose state cannot be carried", "close it before the move"))
+        if socket.isSigned {
+            refusals.append(refuse(TCP.signed, TCP.unsign))
         }
         if SocketName.isLoopback(socket.remoteAddress) || socket.localAddress == socket.remoteAddress {
             let inside = context.descriptors.contains {
@@ -86,12 +85,6 @@ enum TCPConnection: DescriptorKind {
                     "have clients connect to the virtual address, or accept the loss with the option allow-loss"))
         }
         return refusals
-    }
-
-    /// TCP_AO_INFO (40) answers only where keys are installed.
-    private static func hasAuthentication(_ probe: DescriptorProbe) -> Bool {
-        guard let copy = try? ProcessDescriptors.take(pid: probe.pid, number: probe.number) else { return false }
-        return (try? Socket.option(copy, SocketOption.tcp, 40, limit: 64)) != nil
     }
 
     // MARK: Capture

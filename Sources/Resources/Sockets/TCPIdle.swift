@@ -24,8 +24,10 @@ enum TCPIdle: DescriptorKind {
     }
 
     static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
-        guard let socket = probe.socket, !context.isCarried(socket.localAddress) else { return [] }
+        guard let socket = probe.socket else { return [] }
         let object = "tcp \(probe.endpoints)"
+        if socket.isSigned { return [probe.socketRefusal(object, TCP.signed, remedy: TCP.unsign)] }
+        if context.isCarried(socket.localAddress) { return [] }
         if socket.state == TCP.synSent {
             guard !context.allowsLoss else { return [] }
             return [

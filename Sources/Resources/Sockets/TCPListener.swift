@@ -20,7 +20,11 @@ enum TCPListener: DescriptorKind {
     }
 
     static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
-        guard let socket = probe.socket, !context.isCarried(socket.localAddress) else { return [] }
+        guard let socket = probe.socket else { return [] }
+        if socket.isSigned {
+            return [probe.socketRefusal("tcp \(probe.endpoints)", TCP.signed, remedy: TCP.unsign)]
+        }
+        if context.isCarried(socket.localAddress) { return [] }
         return [
             probe.socketRefusal(
                 "tcp \(probe.endpoints)", "listens on an address of this host that does not move",

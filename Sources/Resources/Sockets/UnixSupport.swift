@@ -42,12 +42,14 @@ enum UnixDomain {
         let level = SocketOption.socket
         let old = try Socket.integer(socket, level, SocketOption.peekOffset)
         let size = max(65536, Int(try Socket.readable(socket)))
+        // An empty message of a datagram is one; a stream's is the end.
+        let endsEmpty = try Socket.integer(socket, level, SO_TYPE) == 1
         try Socket.setInteger(socket, level, SocketOption.peekOffset, 0)
         var messages: [Socket.Message] = []
         let result: Result<Void, KernelError>
         do throws(KernelError) {
             while let message = try Socket.peekMessage(socket, upTo: size) {
-                if message.bytes.isEmpty { break }
+                if message.bytes.isEmpty && endsEmpty { break }
                 messages.append(message)
             }
             result = .success(())
