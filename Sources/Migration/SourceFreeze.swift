@@ -210,6 +210,7 @@ extension SourceMove {
         timeline.mark("captured")
         var local = LocalState()
         for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
+        try Self.step("reading PID files") { try PidFiles.add(pidFiles, to: &local) }
         if view.status.privateTmp {
             for path in LocalState.privatePlaces {
                 try Self.step("reading the private \(path)") {

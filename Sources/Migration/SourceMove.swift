@@ -19,6 +19,8 @@ public final class SourceMove {
     let report: @Sendable (MoveProgress) -> Void
     var progress = MoveProgress()
     var timeline = Timeline()
+    /// Files by which the service is found, not declared in its unit.
+    var pidFiles: [String] = []
     /// This host no longer announces the addresses or watches over them.
     var hasGivenUpOwnership = false
     var log: Logger
@@ -90,6 +92,9 @@ public final class SourceMove {
         guard failures.isEmpty else { throw Self.refusal(failures) }
         try cancellation.check()
         let pids = Set(offer.sketch.processes.map(\.pid))
+        pidFiles = PidFiles.find(naming: pids).filter { path in
+            !view.ownPaths.contains { path == $0 || path.hasPrefix($0 + "/") }
+        }
         try perform(view, pids, conversation, systemd: systemd)
     }
 
