@@ -181,7 +181,10 @@ final class Arrival {
         warmth = try SourceMove.step("preparing to move processes") { try MigrationWarmth(holder, in: cgroup) }
         guard let tree else { throw MoveError(.channel, "an image before the processes were made") }
         try SourceMove.step("placing the unit's own files") {
-            try message.localState.place(allowed: view.ownPaths, root: holderRoot)
+            let state = PidFiles.arriving(message.localState, unless: view.ownPaths)
+            try state.place(
+                allowed: view.ownPaths + PidFiles.places(in: state, naming: Set(offer.sketch.processes.map(\.pid))),
+                root: holderRoot)
         }
         try verifyFiles(message.image)
         guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {

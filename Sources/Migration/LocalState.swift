@@ -30,9 +30,16 @@ public struct LocalState: Codable, Sendable {
     ///
     /// With `root`, `/proc/PID/root` of a process of the unit, the path is one of the unit's own mounts.
     public mutating func add(_ path: String, root: String? = nil) throws(KernelError) {
+        guard try addAlone(path, root: root) else { return }
+        for name in try Files.list((root ?? "") + path) { try add("\(path)/\(name)", root: root) }
+    }
+
+    /// Adds `path` without what is below it; true when it is a directory.
+    @discardableResult
+    mutating func addAlone(_ path: String, root: String? = nil) throws(KernelError) -> Bool {
         var status = stat()
         let real = (root ?? "") + path
-        guard lstat(real, &status) == 0 else { return }
+        guard lstat(real, &status) == 0 else { return false }
         var entry = Entry(
             path: path, mode: status.st_mode, user: status.st_uid, group: status.st_gid, content: Bytes(),
             isPrivate: root != nil)
@@ -40,16 +47,14 @@ public struct LocalState: Codable, Sendable {
         case S_IFREG: entry.content = Bytes(try Files.read(real))
         case S_IFLNK: entry.content = Bytes(Array(try Files.readLink(real).utf8))
         case S_IFDIR: break
-        default: return
+        default: return false
         }
         entries.append(entry)
         let total = entries.reduce(0) { $0 + $1.content.count }
         guard total <= Self.limit else {
             throw KernelError(call: "read", object: path, code: Errno(rawValue: EFBIG))
         }
-        if status.st_mode & S_IFMT == S_IFDIR {
-            for name in try Files.list(real) { try add("\(path)/\(name)", root: root) }
-        }
+        return status.st_mode & S_IFMT == S_IFDIR
     }
 
     /// Makes the entries on this host. A directory that exists keeps its content and takes mode and owner.

@@ -62,6 +62,9 @@ public struct MoveError: Error, Sendable, CustomStringConvertible {
         case cancelled
         /// The service changed while it was captured; trying again can succeed.
         case changed
+        /// The service has made or ended processes since it was described to the destination; describing it again can
+        /// succeed.
+        case reshaped
     }
 
     public var kind: Kind

@@ -105,6 +105,7 @@ extension SourceMove {
         }
         // systemd removes it only when the unit names it, which the departing drop-in prevents.
         if !view.status.pidFile.isEmpty { attempt("removing the PID file") { try removeIfThere(view.status.pidFile) } }
+        for path in pidFiles { attempt("removing \(path)") { try removeIfThere(path) } }
         attempt("detaching the connect hook") { try host.hook.detach(unit: unit) }
         attempt("awaiting the end of \(unit)") {
             try systemd.awaitState(unit, ["inactive", "failed"], milliseconds: 10_000)

@@ -8,7 +8,10 @@ import Units
 
 /// The part of the source's side that touches the service: everything here is undone unless the move commits.
 extension SourceMove {
-    func perform(_ view: UnitView, _ conversation: Conversation, systemd: SystemdClient) throws(MoveError) {
+    /// `pids` are the processes that the destination was told of.
+    func perform(
+        _ view: UnitView, _ pids: Set<Int32>, _ conversation: Conversation, systemd: SystemdClient
+    ) throws(MoveError) {
         var undo = UndoStack()
         do throws(MoveError) {
             enter(.preparing)
@@ -20,7 +23,7 @@ extension SourceMove {
             // Undone last: as long as the lanes are silent no announcement leaves.
             undo.push("ownership of the addresses") { [self] in try takeBackOwnership(view) }
             let lanes = try holdLanes(view, &undo)
-            let frozen = try freezeAndSend(view, lanes, conversation)
+            let frozen = try freezeAndSend(view, pids, lanes, conversation)
             undo.push("thaw") { try frozen.rollBack() }
             _ = try conversation.expect(.ready, within: 30_000)
             timeline.mark("ready")
@@ -33,10 +36,18 @@ extension SourceMove {
             let problems = undo.rollBack()
             problems.forEach { log.error("rolling back: \($0)") }
             if error.kind != .channel { try? conversation.send(.abort, Reason(problem: error.problem)) }
+            if error.kind == .reshaped { awaitRollBack(conversation) }
             if let since = timeline.marks.first(where: { $0.name == Phase.frozen.rawValue }) {
                 progress.frozenMicroseconds = UInt64((Clock.monotonic - since.at) / 1000)
             }
             throw error
+        }
+    }
+
+    /// The destination answers an abort once nothing of this attempt remains there.
+    private func awaitRollBack(_ conversation: Conversation) {
+        while let message = try? conversation.next(before: .after(milliseconds: 20_000)) {
+            if message.type == MessageType.failure.rawValue { return }
         }
     }
 
@@ -83,12 +94,12 @@ extension SourceMove {
 
     /// Freezes and sends, again when the service changed or connections were still waiting to be accepted.
     private func freezeAndSend(
-        _ view: UnitView, _ lanes: [HoldLane], _ conversation: Conversation
+        _ view: UnitView, _ pids: Set<Int32>, _ lanes: [HoldLane], _ conversation: Conversation
     ) throws(MoveError) -> FrozenService {
         var attempt = 1
         while true {
             do throws(MoveError) {
-                return try freezeOnce(view, lanes, conversation)
+                return try freezeOnce(view, pids, lanes, conversation)
             } catch  where error.kind == .changed && attempt < Self.attempts {
                 log.info("freezing again: \(error.problem)")
                 attempt += 1
@@ -98,7 +109,7 @@ extension SourceMove {
     }
 
     private func freezeOnce(
-        _ view: UnitView, _ lanes: [HoldLane], _ conversation: Conversation
+        _ view: UnitView, _ pids: Set<Int32>, _ lanes: [HoldLane], _ conversation: Conversation
     ) throws(MoveError) -> FrozenService {
         try awaitClosedConnections(lanes)
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
@@ -108,6 +119,7 @@ extension SourceMove {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
             for lane in lanes { try Self.step("holding packets") { try lane.set([.hold]) } }
             try Self.step("freezing \(unit)") { try frozen.freeze() }
+            try requireShape(frozen.moving, pids)
             // Not before: what the service sends until it is frozen still reaches its clients.
             for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent]) } }
             let closing = try closingConnections(lanes)
@@ -121,6 +133,17 @@ extension SourceMove {
             for lane in lanes { try? lane.set([.holdSYN]) }
             do { try frozen.rollBack() } catch let problem { log.error("rolling back: \(problem)") }
             throw error
+        }
+    }
+
+    /// The destination has made empty processes for these.
+    private func requireShape(_ moving: Cgroup, _ pids: Set<Int32>) throws(MoveError) {
+        let now = Set(try Self.step("listing processes") { try moving.processes() })
+        guard now == pids else {
+            throw MoveError(
+                .reshaped,
+                "since it was described \(unit) has made \(now.subtracting(pids).count) processes and ended "
+                    + "\(pids.subtracting(now).count)")
         }
     }
 
@@ -176,6 +199,9 @@ extension SourceMove {
         let captured = try Self.step("capturing \(unit)") {
             let service = try ServiceCapture(inspector(view, cgroup: frozen.moving))
             // What came into being since the check is checked now, while everything can still be undone.
+            guard !service.snapshot.processes.contains(where: \.isZombie) else {
+                throw MoveError(.reshaped, "one of its processes has ended")
+            }
             let refusals = service.refusals()
             guard refusals.isEmpty else { throw Self.refusal(refusals.map { CheckLine($0) }) }
             return try service.capture()
@@ -184,6 +210,7 @@ extension SourceMove {
         timeline.mark("captured")
         var local = LocalState()
         for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
+        try Self.step("reading PID files") { try PidFiles.add(pidFiles, to: &local) }
         if view.status.privateTmp {
             for path in LocalState.privatePlaces {
                 try Self.step("reading the private \(path)") {

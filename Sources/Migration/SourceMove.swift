@@ -1,5 +1,6 @@
 import Addressing
 import Capture
+import Glibc
 import Kernel
 import Logging
 import ProcessImage
@@ -8,7 +9,8 @@ import Units
 
 /// The source's side of one move, from the check to the end of forwarding. Runs on a thread of its own.
 public final class SourceMove {
-    public let move: String
+    /// Unique for ever; each attempt has its own, for a destination never takes up what it has abandoned.
+    public private(set) var move: String
     public let unit: String
     public let destination: String
     let host: Host
@@ -17,6 +19,8 @@ public final class SourceMove {
     let report: @Sendable (MoveProgress) -> Void
     var progress = MoveProgress()
     var timeline = Timeline()
+    /// Files by which the service is found, not declared in its unit.
+    var pidFiles: [String] = []
     /// This host no longer announces the addresses or watches over them.
     var hasGivenUpOwnership = false
     var log: Logger
@@ -49,7 +53,26 @@ public final class SourceMove {
 
     /// Performs the move. Returns when the destination runs the service and this side has been cleared away; throws
     /// when it was rolled back (the service runs here as before) or refused.
+    ///
+    /// A service that makes and ends workers as its load goes is described anew when it has other processes at the
+    /// freeze than those that were made for it.
     public func run() throws(MoveError) {
+        let name = move
+        var attempt = 1
+        while true {
+            do throws(MoveError) {
+                return try runOnce()
+            } catch  where error.kind == .reshaped && attempt < Self.attempts {
+                log.info("describing \(unit) again: \(error.problem)")
+                attempt += 1
+                move = "\(name)-\(attempt)"
+                timeline = Timeline()
+                try cancellation.check()
+            }
+        }
+    }
+
+    private func runOnce() throws(MoveError) {
         enter(.checking)
         let systemd = try Self.systemd()
         let view = try UnitView.load(unit, systemd: systemd)
@@ -68,7 +91,11 @@ public final class SourceMove {
         let failures = verdict.lines.filter { !$0.passed }
         guard failures.isEmpty else { throw Self.refusal(failures) }
         try cancellation.check()
-        try perform(view, conversation, systemd: systemd)
+        let pids = Set(offer.sketch.processes.map(\.pid))
+        pidFiles = PidFiles.find(naming: pids).filter { path in
+            !view.ownPaths.contains { path == $0 || path.hasPrefix($0 + "/") }
+        }
+        try perform(view, pids, conversation, systemd: systemd)
     }
 
     /// Every check of a move to `destination`, this host's and the other's; nothing is disturbed.
@@ -106,6 +133,8 @@ public final class SourceMove {
 
     /// How often a running service is looked at before it is said to hold something that cannot be carried.
     private static let looks = 4
+    /// Between looks at a service with processes that its own have yet to reap, µs.
+    private static let reapingPause: UInt32 = 400_000
 
     private func localCheck(_ inspector: ServiceInspector) throws(MoveError) -> [CheckLine] {
         try Self.step("checking \(unit)") {
@@ -114,6 +143,8 @@ public final class SourceMove {
             // A running service changes while it is looked at: a descriptor that an epoll set watches is closed before
             // its number is read. Only what every look finds is so. What this misses is found once it is frozen.
             for _ in 1..<Self.looks where !refusals.isEmpty {
+                // Servers with a pool of workers wait for ended ones once a second.
+                if snapshot.processes.contains(where: \.isZombie) { usleep(Self.reapingPause) }
                 snapshot = try inspector.snapshot()
                 let found = Set(inspector.check(snapshot))
                 refusals = refusals.filter(found.contains)

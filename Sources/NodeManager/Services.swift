@@ -233,7 +233,7 @@ extension BusFault {
             case .addressInUse: .addressInUse
             case .addressUnavailable: .addressUnavailable
             case .channel: .nodeUnreachable
-            case .step, .changed: .rolledBack
+            case .step, .changed, .reshaped: .rolledBack
             case .cancelled: .cancelled
             }
         self.init(code, error.problem)

@@ -74,3 +74,19 @@ func expectArrived(
     #expect(process.pid == original.pid, sourceLocation: sourceLocation)
     #expect(process.random == original.random, sourceLocation: sourceLocation)
 }
+
+extension LabProcess {
+    /// Asks labload for a window (SIGUSR1) or for its end (SIGTERM); returns the whole numbers of its line.
+    func loadReport(_ event: String) throws -> [String: Int] {
+        func lines() -> [Substring] { output.split(separator: "\n").filter { $0.contains("\"\(event)\"") } }
+        let before = lines().count
+        try signal(event == "window" ? SIGUSR1 : SIGTERM)
+        try waitUntil("\(event) of labload") { lines().count > before }
+        var numbers: [String: Int] = [:]
+        for part in (lines().last ?? "").split(whereSeparator: { "{},".contains($0) }) {
+            let pair = part.split(separator: ":").map { $0.filter { $0 != "\"" && $0 != " " } }
+            if pair.count == 2 { numbers[pair[0]] = Int(pair[1]) }
+        }
+        return numbers
+    }
+}

@@ -24,7 +24,7 @@ struct SurvivalLoadTests {
         for move in 0..<10 {
             let (source, destination) = move % 2 == 0 ? ("a", "b") : ("b", "a")
             try waitUntil("answers before move \(move + 1)") {
-                let window = try report(load, "window")
+                let window = try load.loadReport("window")
                 #expect(window["failed"] == 0 && window["resets"] == 0, "\(load.output.suffix(300))")
                 return window["requests"] ?? 0 > 0
             }
@@ -33,7 +33,7 @@ struct SurvivalLoadTests {
             try expectLeft(unit, lab[source])
         }
         try counters.expectNone()
-        let total = try report(load, "end")
+        let total = try load.loadReport("end")
         #expect(total["failed"] == 0 && total["resets"] == 0, "\(load.output.suffix(300))")
         #expect(total["requests"] ?? 0 > 1000 && total["reconnects"] ?? 0 > 20)
         try lab["a"].run("systemctl", "stop", unit)
@@ -79,19 +79,5 @@ struct SurvivalLoadTests {
         try expectArrived(unit, original, lab["b"])
         try counters.expectNone()
         try lab["b"].run("systemctl", "stop", unit)
-    }
-
-    /// Asks labload for a window (SIGUSR1) or for its end (SIGTERM) and returns the whole numbers of its line.
-    private func report(_ load: LabProcess, _ event: String) throws -> [String: Int] {
-        func lines() -> [Substring] { load.output.split(separator: "\n").filter { $0.contains("\"\(event)\"") } }
-        let before = lines().count
-        try load.signal(event == "window" ? SIGUSR1 : SIGTERM)
-        try waitUntil("\(event) of labload") { lines().count > before }
-        var numbers: [String: Int] = [:]
-        for part in (lines().last ?? "").split(whereSeparator: { "{},".contains($0) }) {
-            let pair = part.split(separator: ":").map { $0.filter { $0 != "\"" && $0 != " " } }
-            if pair.count == 2 { numbers[pair[0]] = Int(pair[1]) }
-        }
-        return numbers
     }
 }

@@ -25,7 +25,7 @@ enum MemoryChecks {
         ("[uprobes]", "a tracer has put uprobes into the process", "end the tracer"),
         (
             "/SYSV", "a System V segment cannot get its identifier on another host",
-            "configure the service for POSIX or mmap shared memory (PostgreSQL: shared_memory_type = mmap)"
+            "configure the service for POSIX or mmap shared memory; PostgreSQL always has one: it cannot move"
         ),
     ]
 
