@@ -17,6 +17,7 @@ public struct Errno: RawRepresentable, Hashable, Sendable, CustomStringConvertib
     public static let noMemory = Errno(rawValue: ENOMEM)
     public static let noSpace = Errno(rawValue: ENOSPC)
     public static let noProcess = Errno(rawValue: ESRCH)
+    public static let notConnected = Errno(rawValue: ENOTCONN)
     public static let notPermitted = Errno(rawValue: EPERM)
     public static let timedOut = Errno(rawValue: ETIMEDOUT)
 

@@ -9,7 +9,7 @@ public struct RecordError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// A cursor over the stream that the programs of Sources/CPrograms/bpf/capture.bpf.c write; capture.h is the layout.
 struct RecordReader {
-    static let magic: UInt32 = 0x4d50_0003
+    static let magic: UInt32 = 0x4d50_0004
     private let bytes: [UInt8]
     private var offset = 0
     private var end = 0
@@ -374,10 +374,12 @@ enum RecordDecoder {
         let local = try reader.block(16)
         let remote = try reader.block(16)
         let nameLength = Int(try reader.word())
+        let peerNameLength = Int(try reader.word())
         let name = try reader.block(112)
+        let peerName = try reader.block(112)
         let group = try reader.block(16)
-        guard nameLength <= name.count else {
-            throw RecordError(offset: 0, problem: "unix name of \(nameLength) bytes")
+        guard nameLength <= name.count, peerNameLength <= peerName.count else {
+            throw RecordError(offset: 0, problem: "unix name of \(nameLength) or \(peerNameLength) bytes")
         }
         // AF_INET and AF_INET6.
         if socket.family == 2 || socket.family == 10 {
@@ -386,6 +388,7 @@ enum RecordDecoder {
             if group.contains(where: { $0 != 0 }) { socket.multicastGroup = group }
         }
         socket.unixName = [UInt8](name.prefix(nameLength))
+        socket.peerName = [UInt8](peerName.prefix(peerNameLength))
         file.socket = isSocket ? socket : nil
         return file
     }

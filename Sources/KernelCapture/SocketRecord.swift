@@ -19,9 +19,10 @@ public struct SocketRecord: Codable, Sendable {
     /// TCP listener: connections waiting in the accept queue, and half-open ones.
     public var acceptQueue: UInt32 = 0
     public var halfOpen: UInt32 = 0
-    /// Unix: inode of the peer (0: none), bound name (first byte 0: abstract), descriptors in flight.
+    /// Unix: inode of the peer (0: none), the bound name of the socket and of its peer (first byte 0: abstract).
     public var peerInode: UInt64 = 0
     public var unixName: [UInt8] = []
+    public var peerName: [UInt8] = []
     public var isMPTCP = false
     /// An upper layer protocol (kTLS) is attached.
     public var hasUpperLayer = false

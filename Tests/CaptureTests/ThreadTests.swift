@@ -99,6 +99,7 @@ import Testing
         let pair = service.numbers("pair")
         let left = try #require(try file(pair[0]).socket)
         #expect(left.family == 1 && Int64(left.inode) == pair[2] && Int64(left.peerInode) == pair[3])
+        #expect(left.peerName.isEmpty)
         let bound = try #require(try file(service.number("named")).socket)
         #expect(bound.unixName == [0] + [UInt8]("mobility-test-\(service.pid)".utf8))
     }

@@ -126,12 +126,13 @@ struct SurvivalCornerTests {
         ("cloned", ["told to its parent by signal 28 instead of SIGCHLD", "fork(2)"]),
         ("orphan", ["asked for a signal at the end of thread", "PR_SET_PDEATHSIG"]),
         ("homeless", ["process %", "working directory /var/lib/homeless-", "has been removed"]),
+        ("signing", ["process %", "signs its segments (TCP-MD5"]),
+        ("timeless", ["RDTSC or CPUID end in a signal"]),
+        // From here on the program cannot fork: the kernel refuses it to a process scheduled by deadlines.
         ("deadline", ["process %", "is scheduled by deadlines"]),
         ("confined", ["process %", "restricted itself by Landlock"]),
         ("key", ["process %", "1 keys in the keyring of thread or process"]),
         ("session-key", ["process %", "session keyring", "holds 2 keys"]),
-        ("signing", ["process %", "signs its segments (TCP-MD5"]),
-        ("timeless", ["RDTSC or CPUID end in a signal"]),
         ("personality", ["process %", "personality", "execution domain"]),
     ]
 

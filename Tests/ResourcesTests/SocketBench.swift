@@ -235,6 +235,7 @@ func probe(_ socket: borrowing FileDescriptor) throws -> DescriptorProbe {
         record.remotePort = remote?.port ?? 0
     } else {
         record.unixName = local.unixName
+        record.peerName = remote?.unixName ?? []
     }
     if record.protocolNumber == 6 {
         record.state = try TCP.Information(of: socket).state

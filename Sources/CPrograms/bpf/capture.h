@@ -3,7 +3,7 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 3u
+#define CAPTURE_VERSION 4u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
@@ -86,8 +86,9 @@ struct capture_file {
     word local_port, remote_port, timestamp_recent, accept_queue, half_open;
     word peer_inode, is_mptcp, has_upper_layer, is_signed;
     unsigned char local_address[16], remote_address[16];
-    word name_length;
-    unsigned char name[112];
+    // Of a unix socket: its own name and that of the socket it is connected to.
+    word name_length, peer_name_length;
+    unsigned char name[112], peer_name[112];
     // The first group of the socket's memberships; all zero without one.
     unsigned char multicast_group[16];
 };

@@ -51,6 +51,16 @@ static __always_inline void read_inet(struct capture_file *out, struct sock *sk)
     out->half_open = BPF_CORE_READ(connection, icsk_accept_queue.qlen.counter);
 }
 
+// Without the two bytes of the family, which `len` counts.
+static __always_inline word read_name(unsigned char *out, struct unix_sock *socket) {
+    struct unix_address *address = BPF_CORE_READ(socket, addr);
+    if (!address) return 0;
+    __u32 length = BPF_CORE_READ(address, len) - 2;
+    if (length > 110) length = 110;
+    bpf_probe_read_kernel(out, length, (char *)address + bpf_core_field_offset(struct unix_address, name) + 2);
+    return length;
+}
+
 static __always_inline void read_unix(struct capture_file *out, struct sock *sk) {
     struct unix_sock *socket = (struct unix_sock *)sk;
     if (out->state == TCP_LISTEN) out->accept_queue = BPF_CORE_READ(sk, sk_ack_backlog);
@@ -58,12 +68,7 @@ static __always_inline void read_unix(struct capture_file *out, struct sock *sk)
     if (peer) {
         struct socket_alloc *home = (struct socket_alloc *)BPF_CORE_READ(peer, sk_socket);
         if (home) out->peer_inode = BPF_CORE_READ(home, vfs_inode.i_ino);
+        out->peer_name_length = read_name(out->peer_name, (struct unix_sock *)peer);
     }
-    struct unix_address *address = BPF_CORE_READ(socket, addr);
-    if (!address) return;
-    // `len` counts the two bytes of the family.
-    __u32 length = BPF_CORE_READ(address, len) - 2;
-    if (length > 110) length = 110;
-    out->name_length = length;
-    bpf_probe_read_kernel(out->name, length, (char *)address + bpf_core_field_offset(struct unix_address, name) + 2);
+    out->name_length = read_name(out->name, socket);
 }

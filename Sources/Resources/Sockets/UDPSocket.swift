@@ -64,7 +64,13 @@ enum UDPSocket: DescriptorKind {
                 family: Int32(probe.socket?.family ?? 2), protocolNumber: Int32(probe.socket?.protocolNumber ?? 17),
                 local: try Socket.localAddress(socket), remote: nil, settings: settings)
         }
-        record.remote = try? Socket.remoteAddress(socket)
+        record.remote = try step(subject, "cannot be read") { () throws(KernelError) in
+            do throws(KernelError) {
+                return try Socket.remoteAddress(socket)
+            } catch  where error.code == .notConnected {
+                return nil
+            }
+        }
         if record.remote != nil && !context.check.isCarried(record.local.address) {
             record.local = .ip([UInt8](repeating: 0, count: 16), port: record.local.port, family: record.family)
         }

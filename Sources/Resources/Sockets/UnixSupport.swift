@@ -19,13 +19,13 @@ enum UnixDomain {
         return socket.peerInode != 0 || socket.state == TCP.established
     }
 
-    /// The name of what a socket is connected to; nil when it cannot be had.
+    /// The name of what a socket is connected to; nil when it has none.
     static func peerName(_ probe: DescriptorProbe) -> SocketName? {
-        guard let copy = try? ProcessDescriptors.take(pid: probe.pid, number: probe.number) else { return nil }
-        return try? Socket.remoteAddress(copy)
+        guard let name = probe.socket?.peerName, !name.isEmpty else { return nil }
+        return .unix(name)
     }
 
-    /// SO_PEERCRED's process; nil when it cannot be had.
+    /// SO_PEERCRED's process, for the text of a refusal; nil when it cannot be had.
     static func peerProcess(_ probe: DescriptorProbe) -> Int32? {
         guard let copy = try? ProcessDescriptors.take(pid: probe.pid, number: probe.number) else { return nil }
         return try? peerProcess(copy)
