@@ -2,6 +2,7 @@ import Addressing
 import Capture
 import Glibc
 import Kernel
+import KernelCapture
 import ProcessImage
 import Resources
 import Units
@@ -112,8 +113,9 @@ extension SourceMove {
         _ view: UnitView, _ pids: Set<Int32>, _ lanes: [HoldLane], _ conversation: Conversation
     ) throws(MoveError) -> FrozenService {
         try awaitClosedConnections(lanes)
+        try awaitQuietListeners(view, within: Self.acceptLimit)
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
-        try awaitQuietListeners(view)
+        try awaitQuietListeners(view, within: Self.handshakeLimit)
         let frozen = FrozenService(cgroup: try view.cgroup())
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
@@ -176,21 +178,35 @@ extension SourceMove {
         }
     }
 
-    /// A listener's half-open and unaccepted connections cannot travel, so they are let through to the service
-    /// first: new ones wait in the hold queue, and these few end within a round trip.
-    private func awaitQuietListeners(_ view: UnitView) throws(MoveError) {
-        let deadline = Deadline.after(milliseconds: 300)
+    /// How long a service with more connections than workers may take to accept them all, ms; nothing is held yet.
+    private static let acceptLimit: Int64 = 10_000
+    /// The same once new connections are held, ms: the last ones end within a round trip.
+    private static let handshakeLimit: Int64 = 300
+
+    /// A listener's half-open and unaccepted connections cannot travel, so they are let through to the service first.
+    private func awaitQuietListeners(_ view: UnitView, within milliseconds: Int64) throws(MoveError) {
+        let deadline = Deadline.after(milliseconds: milliseconds)
         let cgroup = try view.cgroup()
         while true {
             let pids = try Self.step("listing processes") { try cgroup.processes() }
-            let waiting = try Self.step("reading sockets") { try host.capture.files(pids: pids) }
-                .compactMap(\.socket).reduce(0) { $0 + Int($1.acceptQueue) + Int($1.halfOpen) }
+            let waiting = try Self.step("reading sockets") { try Self.waiting(host.capture.files(pids: pids)) }
             if waiting == 0 { return }
             if deadline.hasPassed {
                 throw MoveError(.changed, "\(waiting) connections are still in the handshake or not accepted")
             }
+            try cancellation.check()
             usleep(500)
         }
+    }
+
+    /// Connections in the handshake or not yet accepted; a listener that several processes share counts once.
+    private static func waiting(_ files: [FileRecord]) -> Int {
+        var counts: [UInt64: Int] = [:]
+        for file in files {
+            guard let socket = file.socket else { continue }
+            counts[file.description] = Int(socket.acceptQueue) + Int(socket.halfOpen)
+        }
+        return counts.values.reduce(0, +)
     }
 
     private func capture(
