@@ -1,9 +1,7 @@
 // A service that holds what is set once and seldom looked at: registrations of threads with the kernel, signals that
 // wait, settings of the process. corners ADDRESS PORT. Asked `check` over TCP it answers `OK`, or what differs from
 // the start. `finish` makes things happen for which they were set: owners and parents die, threads and handlers end.
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
+#include "asked.h"
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
@@ -17,19 +15,14 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { QUEUED = 40, ALTERNATE = 64 * 1024, VALUES = 256, AUTODISARM = 1 << 31 };
 // Newer than the headers of Debian 12, linux/prctl.h and linux/membarrier.h.
@@ -64,14 +57,7 @@ static struct worker workers[THREADS];
 static struct common *common;
 static pid_t owner, parent;
 static int listener;
-static char differences[8192];
 static pthread_mutex_t reporting = PTHREAD_MUTEX_INITIALIZER;
-
-static void need(int condition, const char *what) {
-    if (condition) return;
-    fprintf(stderr, "%s: %s\n", what, strerror(errno));
-    exit(1);
-}
 
 static void differ(const char *who, const char *what, long expected, long found) {
     pthread_mutex_lock(&reporting);
@@ -479,27 +465,16 @@ static void finish(void) {
     }
 }
 
+static void ask(const char *question) {
+    static int round = 2;
+    if (question[0] == 'f') finish();
+    else check(round++);
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) return 64;
     workers[MAIN].thread = pthread_self();
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int one = 1;
-    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    need(!bind(listener, (struct sockaddr *)&address, sizeof address) && !listen(listener, 4), "bind");
+    listener = listen_at(argv[1], argv[2]);
     make();
-    for (int round = 2;;) {
-        int client = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-        char question[64];
-        while (client >= 0 && recv(client, question, sizeof question, 0) > 0) {
-            differences[0] = 0;
-            if (question[0] == 'f') finish();
-            else check(round++);
-            if (!differences[0]) strcpy(differences, "OK");
-            strcat(differences, "\n");
-            if (send(client, differences, strlen(differences), MSG_NOSIGNAL) < 0) break;
-        }
-        if (client >= 0) close(client);
-    }
+    serve(listener, ask);
 }

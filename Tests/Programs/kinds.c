@@ -1,9 +1,7 @@
 // A service that holds one of each kind of kernel object and compares all of them with what it put into them, each
 // time it is asked over TCP: kinds ADDRESS PORT DATAFILE LOGFILE. Answers `OK`, or what differs. Every check leaves
 // its object as it found it, so that it can be asked again after the next move.
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
+#include "asked.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -11,9 +9,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -23,18 +18,15 @@
 #include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { HOUR = 3600, PIPE_SIZE = 1 << 18, STACK = 65536, QUEUED = 34, HIGH = 200 };
 
-static char differences[8192];
 static const char *data_path, *log_path;
 static int pipes[2], streams[2], packets[2], counter, semaphore, polls, once, ticks, boots, signals;
 static int data, duplicate, log_file, unlinked, memory, local;
@@ -56,12 +48,6 @@ static void differ(const char *what, long expected, long found) {
         long expected_ = (long)(expected), found_ = (long)(found);                                                     \
         if (expected_ != found_) differ(what, expected_, found_);                                                      \
     } while (0)
-
-static void need(int good, const char *what) {
-    if (good) return;
-    perror(what);
-    exit(9);
-}
 
 static double at(clockid_t clock) {
     struct timespec t;
@@ -357,16 +343,20 @@ static void check_process(void) {
     if (area->cpu_id >= (unsigned)sysconf(_SC_NPROCESSORS_CONF)) differ("cpu of rseq", 0, area->cpu_id);
 }
 
+static void check(const char *question) {
+    (void)question;
+    check_queues();
+    check_timers();
+    check_signals();
+    check_files();
+    check_process();
+}
+
 int main(int argc, char **argv) {
     if (argc != 5) return 64;
     data_path = argv[3];
     log_path = argv[4];
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int one = 1;
-    local = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(local, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    need(!bind(local, (struct sockaddr *)&address, sizeof address) && !listen(local, 4), "bind");
+    local = listen_at(argv[1], argv[2]);
     started = at(CLOCK_MONOTONIC);
     started_boot = at(CLOCK_BOOTTIME);
     make_process();
@@ -375,20 +365,5 @@ int main(int argc, char **argv) {
     make_queues();
     pthread_t thread;
     need(!pthread_create(&thread, NULL, watch_clocks, NULL), "thread");
-    for (;;) {
-        int client = accept4(local, NULL, NULL, SOCK_CLOEXEC);
-        char question[64];
-        while (client >= 0 && recv(client, question, sizeof question, 0) > 0) {
-            differences[0] = 0;
-            check_queues();
-            check_timers();
-            check_signals();
-            check_files();
-            check_process();
-            if (!differences[0]) strcpy(differences, "OK");
-            strcat(differences, "\n");
-            if (send(client, differences, strlen(differences), MSG_NOSIGNAL) < 0) break;
-        }
-        if (client >= 0) close(client);
-    }
+    serve(local, check);
 }

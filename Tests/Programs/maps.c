@@ -1,23 +1,16 @@
 // A service with one of each kind of mapping: maps ADDRESS PORT DATAFILE. Asked over TCP it answers `OK`, or what of
 // content, flags of /proc/self/smaps, rights or size is not as it was made.
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
+#include "asked.h"
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 // Newer than the headers of Debian 12.
 enum { GUARD_INSTALL = 102, FUTURE_WRITE = 0x10, PAGE = 4096, MAPS = 40 };
@@ -26,16 +19,9 @@ struct map { const char *name; char *start; size_t pages; char flags[160]; };
 
 static struct map maps[MAPS];
 static int listener, map_count, sealed, future, sparse, tick[2], tock[2];
-static char differences[8192];
 static char *volatile stack_end;
 static sigjmp_buf back;
 static volatile uint32_t *shared_words;
-
-static void need(int condition, const char *what) {
-    if (condition) return;
-    fprintf(stderr, "%s: %s\n", what, strerror(errno));
-    exit(1);
-}
 
 static void differ(const char *name, const char *what, long expected, long found) {
     size_t used = strlen(differences);
@@ -282,8 +268,8 @@ static void check_shared(void) {
     if (pread(sparse, text, 1, 700 << 20) != 1 || text[0] != 'x') differ("sparse", "content", 'x', text[0]);
 }
 
-static void check(void) {
-    differences[0] = 0;
+static void check(const char *question) {
+    (void)question;
     for (int i = 0; i < map_count; i++) {
         char now[160];
         describe(&maps[i], now);
@@ -298,24 +284,9 @@ static void check(void) {
 
 int main(int argc, char **argv) {
     if (argc != 4) return 64;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int one = 1;
-    listener = socket(AF_INET, SOCK_STREAM, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    need(!bind(listener, (struct sockaddr *)&address, sizeof address) && !listen(listener, 4), "bind");
+    listener = listen_at(argv[1], argv[2]);
     make_private(argv[3]);
     make_shared();
     for (int i = 0; i < map_count; i++) describe(&maps[i], maps[i].flags);
-    for (;;) {
-        int client = accept(listener, NULL, NULL);
-        char question[64];
-        while (client >= 0 && recv(client, question, sizeof question, 0) > 0) {
-            check();
-            if (!differences[0]) strcpy(differences, "OK");
-            strcat(differences, "\n");
-            if (send(client, differences, strlen(differences), MSG_NOSIGNAL) < 0) break;
-        }
-        if (client >= 0) close(client);
-    }
+    serve(listener, check);
 }

@@ -3,21 +3,14 @@
 // (GLIBC_TUNABLES=glibc.pthread.rseq=0). Asked `check` over TCP it answers `OK`, or what a move has changed; `finish`
 // unregisters as well. A sequence says before it begins and after it ended on which host that was: one that is entered
 // on one host may on another only come out at its abort handler.
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
+#include "asked.h"
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/rseq.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 enum { THREADS = 2, ROUNDS = 1000000, OWN_SIGNATURE = 0x0badcafe, COMMITTED = 0, OTHER_CPU = 1, ABORTED = 2 };
 
@@ -36,7 +29,6 @@ static struct worker workers[THREADS];
 static __thread struct rseq own_area __attribute__((aligned(32)));
 static int own;
 static uint32_t signature = RSEQ_SIG;
-static char differences[1024];
 
 // Counts down inside a restartable sequence for as long as the thread is on `cpu`.
 #define SECTION(name, sign)                                                                                           \
@@ -152,6 +144,16 @@ static void check(int round, int moves) {
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 0, 0)) differ(differences, "membarrier", 0, errno);
 }
 
+static char last;
+
+static void ask(const char *question) {
+    static int round = 1, moves;
+    char now = host();
+    if (now != last) moves++;
+    last = now;
+    check(question[0] == 'f' ? -1 : round++, moves);
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 64;
     own = argc > 3;
@@ -159,26 +161,8 @@ int main(int argc, char **argv) {
     if (own == (__rseq_size != 0)) return 65;
     syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
     syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4)) return 1;
+    int listener = listen_at(argv[1], argv[2]);
     for (int i = 0; i < THREADS; i++) pthread_create(&workers[i].thread, NULL, work, &workers[i]);
-    char home = host(), last = home;
-    for (int round = 1, moves = 0;;) {
-        int client = accept(listener, NULL, NULL);
-        char question[64];
-        while (client >= 0 && recv(client, question, sizeof question, 0) > 0) {
-            char now = host();
-            if (now != last) moves++;
-            last = now;
-            differences[0] = 0;
-            check(question[0] == 'f' ? -1 : round++, moves);
-            if (!differences[0]) strcpy(differences, "OK");
-            strcat(differences, "\n");
-            if (send(client, differences, strlen(differences), MSG_NOSIGNAL) < 0) break;
-        }
-        if (client >= 0) close(client);
-    }
+    last = host();
+    serve(listener, ask);
 }
