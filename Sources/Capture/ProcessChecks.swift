@@ -67,6 +67,7 @@ enum ProcessChecks {
     private static func whole(_ process: ProcessSnapshot) -> [Refusal] {
         let record = process.task.process
         let leader = process.leader
+        let label = securityLabel(process.pid)
         let found: [(Bool, String, String, String)] = [
             (
                 leader.exitState != 0, "leader thread", "has ended while other threads run on",
@@ -106,7 +107,7 @@ enum ProcessChecks {
                 "keep secrets elsewhere than in keyrings(7); remove KeyringMode=shared from the unit"
             ),
             (
-                !confinement(process.pid).isEmpty, "security label \(confinement(process.pid))",
+                !label.isEmpty, "security label \(label)",
                 "is confined by the host's security module, whose label cannot be carried",
                 "leave the confinement to the unit, or put the profile out of force (aa-disable(8), semanage(8))"
             ),
@@ -119,7 +120,7 @@ enum ProcessChecks {
     }
 
     /// The label of AppArmor, SELinux or Smack; empty for none. The file does not answer where no such module is.
-    private static func confinement(_ pid: Int32) -> String {
+    private static func securityLabel(_ pid: Int32) -> String {
         guard let text = try? Files.readText("/proc/\(pid)/attr/current") else { return "" }
         let label = text.prefix { $0 != "\0" && $0 != "\n" }
         return ["", "unconfined", "kernel", "_"].contains(label) ? "" : String(label)

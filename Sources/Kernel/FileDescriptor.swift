@@ -149,6 +149,7 @@ public enum Files {
 
     public static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
+    /// Whether a directory is there, stat(2), at the end of any symbolic links; false also when it cannot be looked at.
     public static func isDirectory(_ path: String) -> Bool {
         var status = Glibc.stat()
         return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR

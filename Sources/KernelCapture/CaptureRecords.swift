@@ -72,6 +72,7 @@ public struct ThreadRecord: Sendable {
     public var landlockDomain: UInt64 = 0, landlockPlaceIsTold = false
     /// RDTSC or CPUID end in a signal: PR_SET_TSC, ARCH_SET_CPUID.
     public var hasFaultingInstructions = false
+    /// `task->atomic_flags`, include/linux/sched.h: PFA_SPEC_….
     public var speculation = SpeculationImage()
     public init() {}
 }

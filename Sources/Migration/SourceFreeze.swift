@@ -113,9 +113,9 @@ extension SourceMove {
         _ view: UnitView, _ pids: Set<Int32>, _ lanes: [HoldLane], _ conversation: Conversation
     ) throws(MoveError) -> FrozenService {
         try awaitClosedConnections(lanes)
-        try awaitQuietListeners(view, within: Self.acceptLimit)
+        try awaitAccepting(view)
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
-        try awaitQuietListeners(view, within: Self.handshakeLimit)
+        try awaitHandshakes(view)
         let frozen = FrozenService(cgroup: try view.cgroup())
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
@@ -180,20 +180,37 @@ extension SourceMove {
 
     /// How long a service with more connections than workers may take to accept them all, ms; nothing is held yet.
     private static let acceptLimit: Int64 = 10_000
-    /// The same once new connections are held, ms: the last ones end within a round trip.
+    /// How long the last ones may take once new connections are held, ms: they end within a round trip.
     private static let handshakeLimit: Int64 = 300
 
-    /// A listener's half-open and unaccepted connections cannot travel, so they are let through to the service first.
-    private func awaitQuietListeners(_ view: UnitView, within milliseconds: Int64) throws(MoveError) {
+    /// A listener's half-open and unaccepted connections cannot travel, so the service gets the time to accept them,
+    /// while everything still runs as ever. One that does not is not frozen.
+    private func awaitAccepting(_ view: UnitView) throws(MoveError) {
+        let waiting = try awaitQuietListeners(view, within: Self.acceptLimit)
+        guard waiting == 0 else {
+            throw MoveError(
+                .step,
+                "\(waiting) connections were not accepted within \(Self.acceptLimit / 1000) s; try again when \(unit) has"
+                    + " workers for them (`ss -ltn` on the source shows them as Recv-Q)")
+        }
+    }
+
+    /// The same once new connections wait in the hold queue: those that came in between. Another try may do.
+    private func awaitHandshakes(_ view: UnitView) throws(MoveError) {
+        let waiting = try awaitQuietListeners(view, within: Self.handshakeLimit)
+        guard waiting == 0 else {
+            throw MoveError(.changed, "\(waiting) connections are still in the handshake or not accepted")
+        }
+    }
+
+    /// How many connections are half-open or unaccepted: 0 as soon as it is so, another number after that time.
+    private func awaitQuietListeners(_ view: UnitView, within milliseconds: Int64) throws(MoveError) -> Int {
         let deadline = Deadline.after(milliseconds: milliseconds)
         let cgroup = try view.cgroup()
         while true {
             let pids = try Self.step("listing processes") { try cgroup.processes() }
             let waiting = try Self.step("reading sockets") { try Self.waiting(host.capture.files(pids: pids)) }
-            if waiting == 0 { return }
-            if deadline.hasPassed {
-                throw MoveError(.changed, "\(waiting) connections are still in the handshake or not accepted")
-            }
+            if waiting == 0 || deadline.hasPassed { return waiting }
             try cancellation.check()
             usleep(500)
         }

@@ -301,6 +301,7 @@ public struct ThreadImage: Codable, Sendable {
     public var machineCheckPolicy: UInt8 = 2
     /// PR_GET_PDEATHSIG.
     public var parentDeathSignal: Int32 = 0
+    /// PR_GET_SPECULATION_CTRL.
     public var speculation = SpeculationImage()
 
     public init(tid: Int32, name: String) {
