@@ -121,13 +121,32 @@ public struct AddressClaim: Sendable {
     }
 }
 
+/// What a node says of a unit that another one asks about.
+public enum Whereabouts: Equatable, Sendable {
+    /// It runs there, or it is in a move.
+    case taken
+    /// Neither runs nor will it there: it is the asker's.
+    case free
+    /// It was given to that node.
+    case passedOn(to: String)
+}
+
 extension Host {
-    /// Asks an enrolled node whether it runs the unit.
-    public func isRunning(_ unit: String, on node: String) throws(MoveError) -> Bool {
+    /// Asks an enrolled node for a unit that this host does not run; a `channel` error when it does not answer.
+    public func whereabouts(of unit: String, from node: String) throws(MoveError) -> Whereabouts {
         let conversation = try connect(to: node)
         defer { conversation.channel.close() }
         try conversation.send(.askRunning, RunningAnswer(unit: unit, running: false))
-        return try conversation.expect(.running, as: RunningAnswer.self, within: 10_000).running
+        let answer = try conversation.expect(.running, as: RunningAnswer.self, within: 10_000)
+        if let owner = answer.owner { return .passedOn(to: owner) }
+        return answer.running ? .taken : .free
+    }
+
+    /// The unit went from node to node since it left: the record follows it.
+    public func follow(_ unit: String, to node: String) throws(MoveError) {
+        try SourceMove.step("recording that \(unit) is node \(node)'s") {
+            try ownership.record(.departed(to: node), for: unit)
+        }
     }
 
     /// The unit that had left belongs to this host again.

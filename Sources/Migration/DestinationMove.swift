@@ -51,7 +51,14 @@ public final class DestinationMove {
     }
 
     private func answerRunning(_ question: RunningAnswer) throws(MoveError) {
-        try conversation.send(.running, RunningAnswer(unit: question.unit, running: try isOurs(question.unit)))
+        var answer = RunningAnswer(unit: question.unit, running: try isOurs(question.unit))
+        if !answer.running, case .departed(let owner) = host.ownership.state(of: question.unit),
+            owner != conversation.channel.remoteName
+        {
+            // Not the asker's either: who has the unit now must be asked.
+            (answer.running, answer.owner) = (true, owner)
+        }
+        try conversation.send(.running, answer)
     }
 
     /// Whether the unit runs here, or is in the middle of a move. Who is told that it does not may start it: from then

@@ -103,6 +103,8 @@ struct Outcome: Codable, Sendable {
 struct RunningAnswer: Codable, Sendable {
     var unit: String
     var running: Bool
+    /// The node that the asked one gave the unit to, if that is neither of the two; `running` then as well.
+    var owner: String?
 }
 
 /// The head of a `pages` message; the content follows in the same payload.

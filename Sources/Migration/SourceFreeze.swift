@@ -190,8 +190,8 @@ extension SourceMove {
         guard waiting == 0 else {
             throw MoveError(
                 .step,
-                "\(waiting) connections were not accepted within \(Self.acceptLimit / 1000) s; try again when \(unit) has"
-                    + " workers for them (`ss -ltn` on the source shows them as Recv-Q)")
+                "\(waiting) connections were not accepted within \(Self.acceptLimit / 1000) s; try again when \(unit)"
+                    + " has workers for them (`ss -ltn` on the source shows them as Recv-Q)")
         }
     }
 

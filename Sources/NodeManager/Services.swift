@@ -162,24 +162,32 @@ extension NodeManager {
         }
     }
 
-    /// A unit that left may start here again when the node it went to says that it does not run it.
-    private func askElsewhere(_ unit: String, _ node: String) -> StartPermission {
+    /// A unit that left may start here again when the node it went to says that it does not run it, and has not given
+    /// it to a third.
+    private func askElsewhere(_ unit: String, _ first: String) -> StartPermission {
+        var (node, asked) = (first, Set<String>())
         do throws(MoveError) {
-            if try host.isRunning(unit, on: node) {
-                return StartPermission(
-                    allowed: false,
-                    why:
-                        "\(unit) runs on node \(node); bring it back there with "
-                        + "`mobilityctl migrate \(unit) \(nodeName)`"
-                )
+            while asked.insert(node).inserted {
+                switch try host.whereabouts(of: unit, from: node) {
+                case .taken:
+                    return StartPermission(
+                        allowed: false,
+                        why: "\(unit) runs on node \(node); bring it back there with "
+                            + "`mobilityctl migrate \(unit) \(nodeName)`")
+                case .free:
+                    try host.reclaim(unit)
+                    refresh(unit)
+                    return StartPermission(allowed: true)
+                case .passedOn(let next):
+                    try host.follow(unit, to: next)
+                    node = next
+                }
             }
-            try host.reclaim(unit)
-            refresh(unit)
-            return StartPermission(allowed: true)
+            return StartPermission(
+                allowed: false, why: "each of the nodes \(asked.sorted()) says that \(unit) is another's")
         } catch {
             return StartPermission(
-                allowed: false,
-                why: "\(unit) moved to node \(node), which cannot be asked whether it runs there: \(error)")
+                allowed: false, why: "node \(node), which has \(unit), cannot be asked whether it runs there: \(error)")
         }
     }
 

@@ -100,6 +100,23 @@ struct RollbackRecoveryTests {
         #expect(try a.readText(Self.record) == "departed b\n")
     }
 
+    @Test func `A host asks along the way that a unit has gone`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("third", hosts: ["a", "b", "d"])
+        let pid = try lab.start(on: "a")
+        try lab.expectMove(from: "a", to: "b", pid: pid)
+        try lab.expectMove(from: "b", to: "d", pid: pid)
+        try expectNoStart(lab, on: "a", because: "runs on node d")
+        #expect(try lab["a"].readText(Self.record) == "departed d\n")
+        // d is off: nobody but d can say that it does not run the unit.
+        try lab.lab.link("d", up: false)
+        try expectNoStart(lab, on: "b", because: "cannot be asked")
+        try lab.lab.link("d", up: true)
+        try lab["d"].run("systemctl", "stop", RollbackLab.unit)
+        try lab.start(on: "a")
+        try expectNoStart(lab, on: "b", because: "runs on node a")
+    }
+
     /// A start that the unit's condition skips: systemctl(1) calls that no failure.
     private func expectNoStart(_ lab: RollbackLab, on host: String, because why: String) throws {
         try lab[host].run("systemctl", "start", RollbackLab.unit, allowFailure: true)
