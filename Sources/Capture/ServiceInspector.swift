@@ -97,15 +97,19 @@ public final class ServiceInspector {
         }
         sketch.files = files.values.sorted { $0.path < $1.path }
         sketch.listeners = Self.listeners(snapshot)
+        let names = snapshot.processes.flatMap(\.mappings).map(\.name) + snapshot.descriptors.map(\.link)
+        if names.contains(where: SharedMemoryFiles.contains) {
+            sketch.sharedMemoryFiles = Set(snapshot.processes.flatMap { SharedMemoryUse.paths(of: $0.pid) }).sorted()
+        }
         sketch.highestDescriptor = snapshot.descriptors.map(\.number).max() ?? 0
         return sketch
     }
 
     /// A mapped file is opened through map_files, which finds it in whatever mount namespace and under whatever name.
     private func addFile(_ mapping: VMAProbe, _ files: inout [String: FileIdentity]) throws(KernelError) {
-        guard mapping.name.hasPrefix("/"), files[mapping.name] == nil, !mapping.name.hasSuffix(" (deleted)") else {
-            return
-        }
+        guard mapping.name.hasPrefix("/"), files[mapping.name] == nil, !mapping.name.hasSuffix(" (deleted)"),
+            !SharedMemoryFiles.contains(mapping.name)
+        else { return }
         let range = "\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
         let isStable = mapping.protection & PROT_WRITE == 0 || !mapping.isShared
         do throws(KernelError) {
@@ -120,16 +124,22 @@ public final class ServiceInspector {
         _ process: ProcessSnapshot, _ files: inout [String: FileIdentity]
     ) throws(KernelError) {
         for probe in process.descriptors {
-            guard probe.mode & S_IFMT == S_IFREG, probe.flags & O_ACCMODE == O_RDONLY, probe.link.hasPrefix("/"),
-                !probe.link.hasSuffix(" (deleted)"), files[probe.link] == nil
-            else { continue }
+            guard FileDescriptorKind.needsEqualFile(probe), files[probe.link] == nil else { continue }
+            let opened = "/proc/\(probe.pid)/fd/\(probe.number)"
             do throws(KernelError) {
-                files[probe.link] = try digests.identity(
-                    path: probe.link, opened: "/proc/\(probe.pid)/fd/\(probe.number)")
+                let isStable = probe.flags & O_ACCMODE == O_RDONLY || !Self.wasWrittenLately(opened)
+                files[probe.link] = try digests.identity(path: probe.link, opened: opened, digesting: isStable)
             } catch  where error.code == .noEntry {
                 // Closed since the snapshot.
             }
         }
+    }
+
+    /// Whether a file was changed in the last ten seconds: it may differ at any moment from what was compared.
+    private static func wasWrittenLately(_ path: String) -> Bool {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return true }
+        return Int64(status.st_mtim.tv_sec) + 10 > Clock.realtime / 1_000_000_000
     }
 
     /// SHA-256 of the vdso's text as this process sees it; empty without a vdso.

@@ -5,7 +5,8 @@ public struct ServiceSketch: Codable, Sendable {
     public var unit: String
     /// Parents before children.
     public var processes: [ProcessSketch] = []
-    /// Files that are mapped, and regular files open read-only, each path once.
+    /// Files that are mapped, and regular files that are open, each path once. Those that are being written to have no
+    /// digest: they only have to be there.
     public var files: [FileIdentity] = []
     /// Union of all mappings of all processes, without the vsyscall page: an embryo's loop goes elsewhere.
     public var lowestAddress: UInt64 = 0
@@ -14,6 +15,8 @@ public struct ServiceSketch: Codable, Sendable {
     /// Highest descriptor number of any process.
     public var highestDescriptor: Int32 = 0
     public var listeners: [ListenerSketch] = []
+    /// Files of shared memory, which must not be there yet.
+    public var sharedMemoryFiles: [String] = []
     /// XCR0 and size of the standard xsave area.
     public var xsaveComponents: UInt64 = 0
     public var xsaveSize: UInt32 = 0

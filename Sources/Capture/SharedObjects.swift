@@ -15,14 +15,15 @@ struct SharedObjects {
     /// A path of this daemon for each object, for example /proc/17/map_files/7f00-7f01.
     private(set) var sources: [String] = []
     private var indices: [Key: Int32] = [:]
-    private var places: [Key: (path: String, name: String)] = [:]
+    private var places: [Key: (pid: Int32, path: String, name: String)] = [:]
 
     /// `/dev/zero (deleted)` and `[anon_shmem:NAME]` are shared anonymous memory, `/memfd:NAME (deleted)` is of
-    /// memfd_create(2), `/SYSVKEY (deleted)` of shmget(2).
+    /// memfd_create(2), `/SYSVKEY (deleted)` of shmget(2), `/dev/shm/NAME` of shm_open(3) or sem_open(3).
     static func kind(ofName name: String) -> SharedMemoryImage.Kind? {
         if name.hasPrefix("/dev/zero") || name.hasPrefix("[anon_shmem:") { return .anonymous }
         if name.hasPrefix("/memfd:") { return .memfd }
         if name.hasPrefix("/SYSV") { return .systemV }
+        if SharedMemoryFiles.contains(name) { return .file }
         return nil
     }
 
@@ -31,12 +32,16 @@ struct SharedObjects {
             for mapping in process.mappings where mapping.inode != 0 && Self.kind(ofName: mapping.name) != nil {
                 let range = "\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
                 let key = Key(device: mapping.device, inode: mapping.inode)
-                if places[key] == nil { places[key] = ("/proc/\(process.pid)/map_files/\(range)", mapping.name) }
+                if places[key] == nil {
+                    places[key] = (process.pid, "/proc/\(process.pid)/map_files/\(range)", mapping.name)
+                }
             }
             for probe in process.descriptors
             where Self.kind(ofName: probe.link) != nil && probe.mode & S_IFMT == S_IFREG {
                 let key = Key(device: probe.device, inode: probe.inode)
-                if places[key] == nil { places[key] = ("/proc/\(probe.pid)/fd/\(probe.number)", probe.link) }
+                if places[key] == nil {
+                    places[key] = (probe.pid, "/proc/\(probe.pid)/fd/\(probe.number)", probe.link)
+                }
             }
         }
     }
@@ -53,6 +58,11 @@ struct SharedObjects {
         var image = SharedMemoryImage(kind: kind, name: "", size: UInt64(status.st_size), mode: status.st_mode & 0o7777)
         switch kind {
         case .anonymous: break
+        case .file:
+            let visible = SharedMemoryUse.visiblePath(place.name, inode: inode, ofProcess: place.pid)
+            image.isUnlinked = visible == nil
+            image.name = visible ?? Self.present(place.name)
+            (image.user, image.group) = (status.st_uid, status.st_gid)
         case .memfd:
             image.name = Self.memfdName(place.name)
             // F_GET_SEALS.
@@ -68,11 +78,12 @@ struct SharedObjects {
         return index
     }
 
-    private static func memfdName(_ name: String) -> String {
-        var text = name.dropFirst("/memfd:".count)
-        if text.hasSuffix(" (deleted)") { text = text.dropLast(" (deleted)".count) }
-        return String(text)
+    /// The name without the kernel's word that it is gone.
+    private static func present(_ name: String) -> String {
+        name.hasSuffix(SharedMemoryUse.deleted) ? String(name.dropLast(SharedMemoryUse.deleted.count)) : name
     }
+
+    private static func memfdName(_ name: String) -> String { String(present(name).dropFirst("/memfd:".count)) }
 
     /// /proc/sysvipc/shm: key, shmid, perms (octal), …
     private static func describeSegment(_ image: inout SharedMemoryImage) throws(KernelError) {

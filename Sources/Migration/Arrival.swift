@@ -61,7 +61,7 @@ final class Arrival {
             cgroup = try Cgroup.at(systemd.unitProperties(offer.unit).controlGroup)
         }
         timeline.mark("unit started")
-        try checkDirectories()
+        try checkSandbox()
         try openLanes(&undo)
         try buildTree(&undo)
         try SourceMove.step("announcing the main process of \(offer.unit)") {
@@ -79,7 +79,11 @@ final class Arrival {
     }
 
     /// As the service will see them: in the sandbox that systemd has made for the unit.
-    private func checkDirectories() throws(MoveError) {
+    private func checkSandbox() throws(MoveError) {
+        if view.status.hasMountsOfItsOwn {
+            let files = offer.sketch.files.filter { !$0.digest.isEmpty && !view.travels($0.path) }
+            try verify(Set(files))
+        }
         for process in offer.sketch.processes {
             let root = process.rootDirectory == "/" ? "" : process.rootDirectory
             guard !Files.isDirectory("/proc/\(holder)/root\(root)\(process.workingDirectory)") else { continue }
@@ -207,7 +211,11 @@ final class Arrival {
                 identities.append(record.identity)
             }
         }
-        for identity in Set(identities) where !identity.digest.isEmpty {
+        try verify(Set(identities.filter { !$0.digest.isEmpty }))
+    }
+
+    private func verify(_ identities: Set<FileIdentity>) throws(MoveError) {
+        for identity in identities {
             let here = try SourceMove.step("reading \(identity.path)") {
                 try host.digests.identity(path: identity.path, opened: holderRoot + identity.path)
             }

@@ -30,6 +30,7 @@ final class ArrivalCheck {
         checkPids()
         checkFiles()
         checkDirectories()
+        checkSharedMemory()
         checkKernel()
         checkPorts()
         return lines
@@ -111,9 +112,10 @@ final class ArrivalCheck {
 
     private func checkFiles() {
         var different = 0
-        for identity in offer.sketch.files where !identity.digest.isEmpty {
+        for identity in offer.sketch.files where !(view?.travels(identity.path) ?? false) {
             do throws(KernelError) {
-                let here = try host.digests.identity(path: identity.path, opened: identity.path)
+                let here = try host.digests.identity(
+                    path: identity.path, opened: identity.path, digesting: !identity.digest.isEmpty)
                 if here.digest == identity.digest { continue }
                 different += 1
                 fail(
@@ -121,11 +123,26 @@ final class ArrivalCheck {
                     "has other content on node \(host.name); install the same package version, use shared storage, or "
                         + "name it in CarryPaths=")
             } catch {
+                // In a mount namespace of its own the unit may have it: looked at again once it has started.
+                if error.code == .noEntry && view?.status.hasMountsOfItsOwn ?? false { continue }
                 different += 1
-                fail("file", identity.path, "cannot be read on node \(host.name): \(error); install it there")
+                fail(
+                    "file", identity.path,
+                    "cannot be read on node \(host.name): \(error); install it there, use shared storage, or name it "
+                        + "in CarryPaths=")
             }
         }
         if different == 0 { pass("file", offer.unit, "\(offer.sketch.files.count) files are the same") }
+    }
+
+    /// Shared memory takes its names along.
+    private func checkSharedMemory() {
+        for path in offer.sketch.sharedMemoryFiles where Files.exists(path) {
+            fail(
+                "memory", path,
+                "is on node \(host.name) already; remove it there, unless a process that runs there uses it (`fuser "
+                    + "\(path)`): then stop that")
+        }
     }
 
     /// Working directories that only systemd makes, or sees, are looked at once the unit has started here.
@@ -141,13 +158,13 @@ final class ArrivalCheck {
         }
     }
 
-    /// A listener that is not on a virtual address meets what listens on this host already.
+    /// A listener meets what listens on this host already, on its own address or on all.
     private func checkPorts() {
         guard let view, let taken = try? TCPTable.listeners() else { return }
         var clashes = 0
         for listener in offer.sketch.listeners where listener.type == 1 && listener.port != 0 {
             let address = listener.address.content
-            if view.addresses.contains(where: { $0.mapped == address }) { continue }
+            let isVirtual = view.addresses.contains { $0.mapped == address }
             // The same wildcard or address; a listener on another address of this host is no obstacle.
             let short = address.dropLast(4).allSatisfy { $0 == 0 || $0 == 0xff } ? Array(address.suffix(4)) : address
             let isWildcard = short.allSatisfy { $0 == 0 }
@@ -159,8 +176,10 @@ final class ArrivalCheck {
             clashes += 1
             fail(
                 "port", "tcp \(listener.port)",
-                "is in use on node \(host.name); stop what listens there, or let the service listen on its virtual "
-                    + "address only")
+                "is in use on node \(host.name); "
+                    + (isVirtual
+                        ? "stop what listens there on every address, or on this one: a socket unit, for example"
+                        : "stop what listens there, or let the service listen on its virtual address only"))
         }
         if clashes == 0 { pass("port", offer.unit, "all listening ports are free") }
     }

@@ -97,6 +97,9 @@ public struct Recovery: Sendable {
         if let cgroup {
             let moving = Cgroup(path: cgroup.path + "/" + FrozenService.childName)
             // Repair mode stays: it is what keeps the sockets silent when their processes end.
+            attempt("removing the shared memory of \(unit)") {
+                for pid in try cgroup.processes() { try SharedMemoryUse.removeFiles(of: pid) }
+            }
             attempt("ending the processes of \(unit)") { if moving.exists { try FrozenService(cgroup: cgroup).end() } }
         }
         dropAddresses()
@@ -114,6 +117,7 @@ public struct Recovery: Sendable {
             // Neither embryos nor frozen processes react to a stop; nothing of the service has run in them.
             if let cgroup {
                 let moving = Cgroup(path: cgroup.path + "/" + FrozenService.childName)
+                for pid in try cgroup.processes() { try? SharedMemoryUse.removeFiles(of: pid) }
                 try cgroup.kill()
                 if moving.exists { try moving.requestThaw() }
             }

@@ -1,4 +1,5 @@
 import Addressing
+import Capture
 import Glibc
 import Kernel
 import Units
@@ -89,6 +90,9 @@ extension SourceMove {
     ) {
         attempt("recording the departure") {
             try host.ownership.record(.departed(to: destination), for: unit)
+        }
+        attempt("removing the shared memory of \(unit)") {
+            for pid in try frozen.moving.processes() { try SharedMemoryUse.removeFiles(of: pid) }
         }
         attempt("ending the processes of \(unit)") { try frozen.end() }
         enter(.done)

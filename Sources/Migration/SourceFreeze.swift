@@ -251,6 +251,9 @@ extension SourceMove {
                 }
             }
         }
+        // It goes with the memory, also where CarryPaths= names it.
+        let shared = Set(captured.image.sharedMemory.filter { $0.kind == .file }.map(\.name))
+        local.entries.removeAll { shared.contains($0.path) }
         try conversation.send(.image, ImageMessage(image: captured.image, localState: local))
         timeline.mark("image sent")
         let batch = PageBatch { payload throws(MoveError) in

@@ -139,14 +139,14 @@ public final class SourceMove {
     private func localCheck(_ inspector: ServiceInspector) throws(MoveError) -> [CheckLine] {
         try Self.step("checking \(unit)") {
             var snapshot = try inspector.snapshot()
-            var refusals = inspector.check(snapshot)
+            var refusals = inspector.checkBeforehand(snapshot)
             // A running service changes while it is looked at: a descriptor that an epoll set watches is closed before
             // its number is read. Only what every look finds is so. What this misses is found once it is frozen.
             for _ in 1..<Self.looks where !refusals.isEmpty {
                 // Servers with a pool of workers wait for ended ones once a second.
                 if snapshot.processes.contains(where: \.isZombie) { usleep(Self.reapingPause) }
                 snapshot = try inspector.snapshot()
-                let found = Set(inspector.check(snapshot))
+                let found = Set(inspector.checkBeforehand(snapshot))
                 refusals = refusals.filter(found.contains)
             }
             if !refusals.isEmpty { return refusals.map { CheckLine($0) } }

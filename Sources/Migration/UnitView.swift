@@ -62,6 +62,13 @@ public struct UnitView: Sendable {
         return found
     }
 
+    /// Whether a file goes with the service, and need not be on the destination before it.
+    func travels(_ path: String) -> Bool {
+        if path.hasPrefix(PidFiles.root + "/") && path.hasSuffix(".pid") { return true }
+        let places = ownPaths + (status.privateTmp ? LocalState.privatePlaces : [])
+        return places.contains { path == $0 || path.hasPrefix($0 + "/") }
+    }
+
     /// What the unit owns on this host besides descriptors: PIDFile, runtime directories.
     public var ownPaths: [String] {
         var paths = status.runtimeDirectories.map { "/run/" + $0 }

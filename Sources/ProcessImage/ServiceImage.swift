@@ -167,9 +167,10 @@ public struct VMAImage: Codable, Sendable {
 
 /// A memory object shared between mappings, processes or descriptors.
 public struct SharedMemoryImage: Codable, Sendable {
-    public enum Kind: UInt8, Codable, Sendable { case anonymous = 1, memfd, systemV }
+    /// `file`: below /dev/shm, of shm_open(3) or sem_open(3).
+    public enum Kind: UInt8, Codable, Sendable { case anonymous = 1, memfd, systemV, file }
     public var kind: Kind
-    /// memfd name without the `memfd:` prefix; empty for anonymous.
+    /// memfd name without the `memfd:` prefix; the path of a file; empty for anonymous.
     public var name: String
     public var size: UInt64
     /// memfd seals (F_GET_SEALS).
@@ -178,6 +179,10 @@ public struct SharedMemoryImage: Codable, Sendable {
     public var key: Int32
     public var identifier: Int32
     public var mode: UInt32
+    /// A file's owner, and whether its name is gone.
+    public var user: UInt32 = 0
+    public var group: UInt32 = 0
+    public var isUnlinked = false
     public init(
         kind: Kind, name: String, size: UInt64, seals: UInt32 = 0, key: Int32 = 0, identifier: Int32 = 0,
         mode: UInt32 = 0

@@ -125,6 +125,7 @@ extension ServiceRestore {
         switch object.kind {
         case .memfd: return try makeMemfd(object)
         case .anonymous: return try makeAnonymous(object, index)
+        case .file: return try makeFile(object)
         case .systemV:
             throw KernelError(call: "shmget", object: "System V segment \(object.identifier)", code: .notPermitted)
         }
@@ -138,6 +139,29 @@ extension ServiceRestore {
         }
         let memory = FileDescriptor(owning: Int32(raw))
         try systemCall("ftruncate", on: object.name) { ftruncate(memory.raw, Int(object.size)) }
+        return memory
+    }
+
+    /// A file of /dev/shm as the service sees it, under its name unless that was gone. The name must be free: what has
+    /// it is somebody else's.
+    private func makeFile(_ object: SharedMemoryImage) throws(KernelError) -> FileDescriptor {
+        let root = tree.place.holder.map { "/proc/\($0)/root" } ?? ""
+        guard SharedMemoryFiles.contains(object.name) else {
+            throw KernelError(call: "open", object: object.name, code: .notPermitted)
+        }
+        let memory: FileDescriptor
+        if object.isUnlinked {
+            memory = try FileDescriptor.open(
+                root + SharedMemoryFiles.directory, OpenFlag.temporaryFile | O_RDWR, mode: 0o600)
+        } else {
+            let path = root + object.name
+            memory = try FileDescriptor.open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode: 0o600)
+            madeFiles.append(path)
+        }
+        let raw = memory.raw
+        try systemCall("fchown", on: object.name) { fchown(raw, object.user, object.group) }
+        try systemCall("fchmod", on: object.name) { fchmod(raw, object.mode & 0o7777) }
+        try systemCall("ftruncate", on: object.name) { ftruncate(raw, Int(object.size)) }
         return memory
     }
 

@@ -21,6 +21,8 @@ public final class ServiceRestore: RestoreContext {
     /// What is mapped so far.
     var mapped: [Int32: [VMAImage]] = [:]
     var sharedObjects: [Int32: SharedObject] = [:]
+    /// Files of shared memory that were made here, as this daemon reaches them.
+    var madeFiles: [String] = []
     /// The numbers under which each description is held, its home first.
     var placesOf: [Int32: [(pid: Int32, descriptor: DescriptorImage)]] = [:]
     /// Where a description was made first.
@@ -86,7 +88,11 @@ public final class ServiceRestore: RestoreContext {
         if run.isShared {
             try step(0, "content of shared memory \(run.owner)") { () throws(KernelError) in
                 _ = try take(sharedMemory: run.owner)
-                try sharedObjects[run.owner]?.descriptor.writeAll(bytes, at: Int64(run.address))
+                // Pages are sent whole; what is behind the end of the object would lengthen it.
+                let size = image.sharedMemory[Int(run.owner)].size
+                let count = Int(clamping: size > run.address ? min(size - run.address, UInt64(bytes.count)) : 0)
+                let content = UnsafeRawBufferPointer(rebasing: bytes.prefix(count))
+                try sharedObjects[run.owner]?.descriptor.writeAll(content, at: Int64(run.address))
             }
             return
         }
@@ -127,6 +133,9 @@ public final class ServiceRestore: RestoreContext {
 
     /// Ends everything that was made.
     public func abandon() {
+        // While the holder's view of /dev/shm is still there.
+        for path in madeFiles { unlink(path) }
+        madeFiles = []
         tree.abandon(traced: traced)
         traced = []
         sharedObjects = [:]

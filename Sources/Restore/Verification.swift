@@ -48,7 +48,9 @@ extension ServiceRestore {
             })
         let found = runs(
             try ProcMaps.read(pid: process.pid).filter { $0.name != "[vsyscall]" }.map { line in
-                let isObject = line.name.hasPrefix("/memfd:") || line.name.hasPrefix("/dev/zero (del")
+                let isObject =
+                    line.name.hasPrefix("/memfd:") || line.name.hasPrefix("/dev/zero (del")
+                    || SharedMemoryFiles.contains(line.name)
                 let path = line.name.hasPrefix("/") && !isObject ? line.name : ""
                 return (line.start..<line.end, "\(line.protection) \(line.isShared) \(path)")
             })

@@ -65,7 +65,7 @@ public enum MoveDropIns {
         if type != "oneshot" { lines.append("Type=notify") }
         lines += [
             "NotifyAccess=all", "TimeoutStartSec=infinity", "Restart=no", "KillSignal=SIGTERM", "KillMode=mixed",
-            "PIDFile=", "ExecCondition=", "ExecStartPre=", "ExecStart=",
+            "SuccessExitStatus=SIGKILL", "PIDFile=", "ExecCondition=", "ExecStartPre=", "ExecStart=",
             "ExecStart=\(privilege.rawValue)\(arriveProgram)",
             "ExecStartPost=", "ExecStop=", "ExecStopPost=",
         ]

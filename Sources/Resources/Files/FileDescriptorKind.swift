@@ -44,12 +44,22 @@ public enum FileDescriptorKind: DescriptorKind {
 
     public static func recognises(_ probe: DescriptorProbe) -> Bool {
         let type = probe.mode & S_IFMT
+        if type == S_IFREG && SharedMemoryFiles.contains(probe.link) { return false }
         return (type == S_IFREG || type == S_IFDIR) && probe.link.hasPrefix("/") && !probe.link.hasPrefix("/memfd:")
     }
 
     static func isLog(_ probe: DescriptorProbe) -> Bool {
         probe.flags & O_APPEND != 0 && probe.link.hasPrefix("/var/log/") && !probe.isUnlinked
     }
+
+    /// Whether the destination must have a regular file of this name and content.
+    public static func needsEqualFile(_ probe: DescriptorProbe) -> Bool {
+        recognises(probe) && probe.mode & S_IFMT == S_IFREG && !probe.isUnlinked && !isLog(probe)
+            && !isKernels(probe.link)
+    }
+
+    /// Files of /proc and /sys have the content of their host.
+    private static func isKernels(_ path: String) -> Bool { path.hasPrefix("/proc/") || path.hasPrefix("/sys/") }
 
     public static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
         var refusals: [Refusal] = []
@@ -66,7 +76,7 @@ public enum FileDescriptorKind: DescriptorKind {
             refusals.append(
                 probe.refusal("holds a lock or lease that cannot be carried (\(text))", remedy: "release the lease"))
         }
-        if probe.link.hasPrefix("/proc/") || probe.link.hasPrefix("/sys/") {
+        if isKernels(probe.link) {
             refusals.append(contentsOf: kernelFile(probe, unitPids: Set(context.descriptors.map(\.pid))))
         }
         return refusals
@@ -108,7 +118,7 @@ public enum FileDescriptorKind: DescriptorKind {
             var content = Bytes()
             switch manner {
             case .unlinked: content = Bytes(try wholeContent(file, size: status.st_size))
-            case .byPath where status.st_mode & S_IFMT == S_IFREG:
+            case .byPath where needsEqualFile(probe):
                 identity = try context.identity(path: probe.path, ofProcess: probe.pid)
             default: break
             }

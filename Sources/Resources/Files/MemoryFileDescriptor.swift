@@ -3,7 +3,7 @@ import Glibc
 import Kernel
 import ProcessImage
 
-/// memfd_create(2): a description of a memory object, whose content travels as shared memory.
+/// memfd_create(2), or a file of /dev/shm: a description of a memory object, whose content travels as shared memory.
 enum MemoryFileDescriptor: DescriptorKind {
     struct Record: Codable {
         var object: Int32
@@ -12,10 +12,15 @@ enum MemoryFileDescriptor: DescriptorKind {
     static let name = "memfd"
 
     static func recognises(_ probe: DescriptorProbe) -> Bool {
-        probe.link.hasPrefix("/memfd:") && probe.isUnlinked && probe.mode & S_IFMT == S_IFREG
+        guard probe.mode & S_IFMT == S_IFREG else { return false }
+        return probe.link.hasPrefix("/memfd:") && probe.isUnlinked || SharedMemoryFiles.contains(probe.link)
     }
 
-    static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] { [] }
+    static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
+        probe.allDetails("lock").map {
+            probe.refusal("holds a lock on shared memory (\($0))", remedy: "lock a file of another file system")
+        }
+    }
 
     static func capture(_ probe: DescriptorProbe, in context: any CaptureContext) throws(ResourceError) -> Bytes {
         guard let object = context.sharedMemoryIndex(device: probe.device, inode: probe.inode) else {
@@ -28,7 +33,7 @@ enum MemoryFileDescriptor: DescriptorKind {
         _ description: DescriptionImage, index: Int32, in embryo: any EmbryoPort, context: any RestoreContext
     ) throws(ResourceError) -> Int32 {
         let record = try Payload.decode(Record.self, from: description, index: index)
-        let subject = "pid \(embryo.pid) memfd"
+        let subject = "pid \(embryo.pid) memory object \(record.object)"
         return try step(subject, "cannot be opened") { () throws(KernelError) in
             let object = try context.take(sharedMemory: record.object)
             let own = try object.reopen(description.statusFlags & OpenFlag.reopenable)

@@ -42,7 +42,7 @@ enum MemoryChecks {
                     "restart the service (usually it runs on a library or program that was upgraded)")
             ]
         }
-        if probe.name.hasPrefix("/dev/"), !probe.name.hasPrefix("/dev/zero"), !probe.name.hasPrefix("/dev/shm/") {
+        if probe.name.hasPrefix("/dev/"), !isSharedObject(probe) {
             return [refusal(probe, "it maps a device", "configure the service not to use the device")]
         }
         return []
@@ -55,10 +55,10 @@ enum MemoryChecks {
 
     static func isDeleted(_ name: String) -> Bool { name.hasSuffix(" (deleted)") }
 
-    /// Shared anonymous memory or a memfd.
+    /// Shared anonymous memory, a memfd, or a file of /dev/shm.
     static func isSharedObject(_ probe: VMAProbe) -> Bool {
         probe.name.hasPrefix("/memfd:") || probe.name == "/dev/zero (deleted)"
-            || probe.name.hasPrefix("[anon_shmem:")
+            || probe.name.hasPrefix("[anon_shmem:") || SharedMemoryFiles.contains(probe.name)
     }
 
     static func isFile(_ probe: VMAProbe) -> Bool {

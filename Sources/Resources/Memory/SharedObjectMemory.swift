@@ -3,7 +3,7 @@ import Glibc
 import Kernel
 import ProcessImage
 
-/// A shared mapping of memory without a path: MAP_SHARED | MAP_ANONYMOUS or a memfd.
+/// A shared mapping of memory that has no disk behind it: MAP_SHARED | MAP_ANONYMOUS, a memfd, a file of /dev/shm.
 ///
 /// All its mappings, in all processes, are of one object that the restore makes once.
 public enum SharedObjectMemory: MemoryKind {
@@ -29,7 +29,7 @@ public enum SharedObjectMemory: MemoryKind {
     }
 }
 
-/// A private mapping of a memfd: its own pages travel like those of a file's private mapping.
+/// A private mapping of such an object: its own pages travel like those of a file's private mapping.
 public enum PrivateObjectMemory: MemoryKind {
     public static let kind = VMAImage.Kind.sharedMemoryPrivate
 
