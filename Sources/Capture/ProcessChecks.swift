@@ -31,6 +31,7 @@ enum ProcessChecks {
             }
             refusals += tree(process, in: snapshot) + whole(process) + sharing(process, in: snapshot)
             refusals += namespaces(process, in: snapshot)
+            refusals += PosixTimers.check(pid: process.pid, process.task.process.posixTimers)
             for thread in process.task.threads { refusals += check(thread, of: process) }
         }
         return refusals
@@ -74,8 +75,9 @@ enum ProcessChecks {
                 "let the main thread wait for the others instead of calling pthread_exit()"
             ),
             (
-                record.hasPosixTimers, "timer_create", "POSIX timers cannot be carried",
-                "use timerfd or setitimer in the service"
+                ProcessView.root(of: process.pid) == nil, "chroot",
+                "has changed its root inside a mount namespace, where nothing leads to its files any more",
+                "leave chroot to systemd (RootDirectory=), or remove what gives the unit a mount namespace"
             ),
             (
                 record.protectionKeys & ~1 != 0, "pkey_alloc", "memory protection keys cannot be carried",

@@ -30,6 +30,8 @@ public final class ServiceCapture: CaptureContext {
     private var filters = FilterCapture()
     private var descriptionIndices: [UInt64: Int32] = [:]
     private var processes: [Int32: Process] = [:]
+    /// Where the paths of each process begin.
+    private var roots: [Int32: String] = [:]
 
     /// Reads what is there; the cgroup must be frozen, so that nothing of it changes any more.
     public init(_ inspector: ServiceInspector) throws(ResourceError) {
@@ -111,6 +113,7 @@ public final class ServiceCapture: CaptureContext {
         image.signalActions = record.signalActions
         image.pendingSignals = record.pendingSignals
         image.intervalTimers = record.intervalTimers
+        image.posixTimers = try PosixTimers.capture(pid: process.pid, record.posixTimers)
         image.limits = record.limits
         image.credentials = leader.credentials
         image.filterChain = try filters.index(process)
@@ -214,7 +217,15 @@ public final class ServiceCapture: CaptureContext {
     }
 
     public func identity(path: String, ofProcess pid: Int32) throws(KernelError) -> FileIdentity {
-        try inspector.digests.identity(path: path, opened: "/proc/\(pid)/root\(path)")
+        let root: String
+        if let known = roots[pid] {
+            root = known
+        } else {
+            // The check has refused those without.
+            root = ProcessView.root(of: pid) ?? "/proc/\(pid)/root"
+            roots[pid] = root
+        }
+        return try inspector.digests.identity(path: path, opened: root + path)
     }
 
     public func hold(_ descriptor: consuming FileDescriptor, undo: @escaping @Sendable (Int32) -> Void) {

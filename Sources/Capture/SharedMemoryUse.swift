@@ -16,7 +16,7 @@ public enum SharedMemoryUse {
     /// kernel goes on showing it, as deleted.
     static func visiblePath(_ shown: String, inode: UInt64, ofProcess pid: Int32) -> String? {
         guard shown.hasSuffix(deleted) else { return shown }
-        let directory = "/proc/\(pid)/root\(SharedMemoryFiles.directory)"
+        let directory = (ProcessView.root(of: pid) ?? "") + SharedMemoryFiles.directory
         for name in (try? Files.list(directory)) ?? [] {
             var status = stat()
             guard lstat("\(directory)/\(name)", &status) == 0, UInt64(status.st_ino) == inode else { continue }
@@ -32,7 +32,8 @@ public enum SharedMemoryUse {
     public static func removeFiles(of pid: Int32) throws(KernelError) {
         for path in paths(of: pid) {
             // As the process sees it; another one of the unit may have used it too.
-            do throws(KernelError) { try Files.remove("/proc/\(pid)/root\(path)") } catch  where error.code == .noEntry
+            do throws(KernelError) { try Files.remove((ProcessView.root(of: pid) ?? "") + path) } catch
+                where error.code == .noEntry
             {}
         }
     }

@@ -87,7 +87,8 @@ public struct ProcessRecord: Sendable {
     /// Bit 0 is the default key.
     public var protectionKeys: UInt64 = 0
     public var oomScoreAdjustment: Int32 = 0
-    public var isChildSubreaper = false, hasPosixTimers = false
+    public var isChildSubreaper = false
+    public var posixTimers: [PosixTimerRecord] = []
     /// VM_… that new mappings begin with, MEMBARRIER_STATE_… and SIGNAL_… bits.
     public var newMappings: UInt64 = 0, membarrierState: UInt64 = 0, signalFlags: UInt64 = 0
     public var pendingMask: UInt64 = 0
@@ -98,8 +99,21 @@ public struct ProcessRecord: Sendable {
     public init() {}
 }
 
+/// When a timer of timer_create(2) goes off next; /proc/PID/timers has the rest.
+public struct PosixTimerRecord: Sendable {
+    public var id: Int32
+    /// The clock that `next` is counted on; nil for a clock of CPU time.
+    public var clock: Int32?
+    public var isArmed: Bool
+    /// Nanoseconds: until it goes off on CLOCK_MONOTONIC and CLOCK_BOOTTIME, else a time on the clock.
+    public var next: Int64
+    public var interval: Int64
+}
+
 /// How many signals of one queue a pass reads, CAPTURE_PENDING of capture.h.
 public let pendingSignalLimit = 100
+/// How many timers of one process a pass reads, CAPTURE_TIMERS of capture.h.
+public let posixTimerLimit = 64
 
 /// One process with its threads, the leader first.
 public struct TaskRecord: Sendable {

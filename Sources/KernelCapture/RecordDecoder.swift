@@ -9,7 +9,7 @@ public struct RecordError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// A cursor over the stream that the programs of Sources/CPrograms/bpf/capture.bpf.c write; capture.h is the layout.
 struct RecordReader {
-    static let magic: UInt32 = 0x4d50_0004
+    static let magic: UInt32 = 0x4d50_0005
     private let bytes: [UInt8]
     private var offset = 0
     private var end = 0
@@ -91,6 +91,9 @@ enum RecordDecoder {
                 } else if let last = threads.indices.last {
                     threads[last].pendingSignals.append(info)
                 }
+            case 5:
+                let timer = try posixTimer(&reader)
+                if let last = processes.indices.last { processes[last].posixTimers.append(timer) }
             default: reader.skipRecord()
             }
         }
@@ -285,7 +288,7 @@ enum RecordDecoder {
         _ = try reader.word()
         process.oomScoreAdjustment = try reader.number()
         process.isChildSubreaper = try reader.flag()
-        process.hasPosixTimers = try reader.flag()
+        _ = try reader.word()
         process.pendingMask = try reader.word()
         let hasActions = try reader.flag()
         process.newMappings = try reader.word()
@@ -304,19 +307,6 @@ enum RecordDecoder {
                 SignalActionImage(handler: words[0], flags: words[1], restorer: words[2], mask: words[3]))
         }
         return process
-    }
-
-    /// Words: real expiry and interval, virtual, prof, user and system CPU time; all nanoseconds. An armed timer
-    /// whose time has come but whose signal is not out yet keeps one microsecond.
-    private static func timers(now: Int64, _ words: [Int64]) -> [IntervalTimerImage] {
-        func timer(_ expires: Int64, _ interval: Int64, _ clock: Int64) -> IntervalTimerImage {
-            let remaining = expires == 0 ? 0 : max(1, (expires &- clock) / 1000)
-            return IntervalTimerImage(remaining: remaining, interval: interval / 1000)
-        }
-        return [
-            timer(words[0], words[1], now), timer(words[2], words[3], words[6]),
-            timer(words[4], words[5], words[6] &+ words[7]),
-        ]
     }
 
     /// The kernel's copy up to and with AT_NULL.

@@ -85,12 +85,13 @@ final class Arrival {
             try verify(Set(files))
         }
         for process in offer.sketch.processes {
-            let root = process.rootDirectory == "/" ? "" : process.rootDirectory
-            guard !Files.isDirectory("/proc/\(holder)/root\(root)\(process.workingDirectory)") else { continue }
-            throw MoveError(
-                .step,
-                "\(process.workingDirectory), the working directory of process \(process.pid), is not there on node "
-                    + "\(host.name); make it there")
+            for (path, what) in [(process.workingDirectory, "working"), (process.rootDirectory, "root")]
+            where !Files.isDirectory(holderRoot + path) {
+                throw MoveError(
+                    .step,
+                    "\(path), the \(what) directory of process \(process.pid), is not there on node \(host.name); make "
+                        + "it there")
+            }
         }
     }
 

@@ -149,12 +149,15 @@ final class ArrivalCheck {
     private func checkDirectories() {
         guard let status = view?.status, !status.hasMountsOfItsOwn else { return }
         let made = status.madeDirectories + (status.privateTmp ? ["/tmp", "/var/tmp"] : [])
-        for process in offer.sketch.processes where process.rootDirectory == "/" {
-            let path = process.workingDirectory
-            if made.contains(where: { path == $0 || path.hasPrefix($0 + "/") }) || Files.isDirectory(path) { continue }
-            fail(
-                "directory", path,
-                "the working directory of process \(process.pid) is not there on node \(host.name); make it there")
+        for process in offer.sketch.processes {
+            for (path, what) in [(process.workingDirectory, "working"), (process.rootDirectory, "root")] {
+                if made.contains(where: { path == $0 || path.hasPrefix($0 + "/") }) || Files.isDirectory(path) {
+                    continue
+                }
+                fail(
+                    "directory", path,
+                    "the \(what) directory of process \(process.pid) is not there on node \(host.name); make it there")
+            }
         }
     }
 

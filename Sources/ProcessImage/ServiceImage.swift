@@ -59,6 +59,7 @@ public struct ProcessImage: Codable, Sendable {
     public var pendingSignals: [Bytes] = []
     /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF: microseconds to expiry and interval, 0 when disarmed.
     public var intervalTimers: [IntervalTimerImage] = []
+    public var posixTimers: [PosixTimerImage] = []
     /// RLIM_NLIMITS pairs in the kernel's order; `UInt64.max` is unlimited.
     public var limits: [LimitImage] = []
     public var credentials = CredentialsImage()
@@ -247,6 +248,32 @@ public struct IntervalTimerImage: Codable, Sendable {
     public init(remaining: Int64, interval: Int64) {
         self.remaining = remaining
         self.interval = interval
+    }
+}
+
+/// A timer of timer_create(2).
+public struct PosixTimerImage: Codable, Sendable {
+    public var id: Int32
+    /// The clock it was made for; numbers below zero are CPU clocks, clock_getcpuclockid(3).
+    public var clock: Int32
+    public var signal: Int32
+    public var value: UInt64
+    /// SIGEV_…; `thread` is the one that SIGEV_THREAD_ID names.
+    public var notification: Int32
+    public var thread: Int32
+    public var isArmed = false
+    /// Nanoseconds until it goes off, or the time of its clock at which it does.
+    public var next: Int64 = 0
+    public var isAbsolute = false
+    public var interval: Int64 = 0
+
+    public init(id: Int32, clock: Int32, signal: Int32, value: UInt64, notification: Int32, thread: Int32) {
+        self.id = id
+        self.clock = clock
+        self.signal = signal
+        self.value = value
+        self.notification = notification
+        self.thread = thread
     }
 }
 

@@ -85,6 +85,8 @@ public enum EmbryoArgument: Sendable {
     case bytes([UInt8])
     /// Scratch memory of this size, zeroed; comes back in the result's `outputs`.
     case output(Int)
+    /// Both: copied there before the call, and what it is afterwards comes back in the result's `outputs`.
+    case exchange([UInt8])
 
     public static func path(_ text: String) -> EmbryoArgument { .bytes(Array(text.utf8) + [0]) }
     public static func int(_ value: Int32) -> EmbryoArgument { .int(Int(value)) }
@@ -94,7 +96,7 @@ public enum EmbryoArgument: Sendable {
 /// What an embryo's system call returned.
 public struct EmbryoResult: Sendable {
     public var value: Int
-    /// One entry for each `.output` argument, in order.
+    /// One entry for each `.output` and `.exchange` argument, in order.
     public var outputs: [[UInt8]]
     public init(value: Int, outputs: [[UInt8]]) {
         self.value = value

@@ -91,7 +91,7 @@ final class EmbryoSlot {
         call.arguments.reduce(0) { sum, argument in
             switch argument {
             case .int: sum
-            case .bytes(let bytes): sum + (bytes.count + 31) & ~15
+            case .bytes(let bytes), .exchange(let bytes): sum + (bytes.count + 31) & ~15
             case .output(let count): sum + (count + 31) & ~15
             }
         }
@@ -103,10 +103,11 @@ final class EmbryoSlot {
         for (position, argument) in call.arguments.enumerated() {
             switch argument {
             case .int(let value): values[position] = Int64(value)
-            case .bytes(let bytes):
+            case .bytes(let bytes), .exchange(let bytes):
                 bytes.withUnsafeBytes { source in
                     if let start = source.baseAddress { (base + used).copyMemory(from: start, byteCount: bytes.count) }
                 }
+                if case .exchange = argument { prepared.outputs.append((used, bytes.count)) }
                 values[position] = Int64(bitPattern: Self.address(base + used))
                 used += (bytes.count + 31) & ~15
             case .output(let count):

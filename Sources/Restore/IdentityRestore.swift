@@ -11,6 +11,11 @@ extension ServiceRestore {
         let embryo = try member(process.pid)
         let filters = try filterChain(process)
         let inUserNamespace = try Sandbox.hasUserNamespace(tree.place)
+        if !process.rootDirectory.isEmpty, process.rootDirectory != "/" {
+            try step(process.pid, "root directory") { () throws(KernelError) in
+                try embryo.call(Int32(SYS_chroot), .path(process.rootDirectory), on: process.rootDirectory)
+            }
+        }
         let own = try step(process.pid, "own capabilities") { () throws(KernelError) in try Self.ownCapabilities() }
         // Traced with PTRACE_O_SUSPEND_SECCOMP, so a filter binds only once the process is let go. All threads are
         // under the very same: else none could ever synchronise the others again.
@@ -36,6 +41,7 @@ extension ServiceRestore {
         }
         try step(process.pid, "last settings") { () throws(KernelError) in
             try embryo.run(Self.lastSettings(process) + Self.timers(process))
+            try PosixTimers.restore(process.posixTimers, in: embryo)
             try embryo.call(Int32(SYS_close), .int(embryo.controlDescriptor), on: "control descriptor")
         }
     }

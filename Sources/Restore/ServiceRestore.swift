@@ -145,14 +145,11 @@ public final class ServiceRestore: RestoreContext {
 
     private func restorePlace(_ process: ProcessImage) throws(RestoreError) {
         let embryo = try member(process.pid)
+        // Not chroot(2) yet: the executable is still to be found by its path.
         var calls = [
             EmbryoCall(Int32(SYS_umask), [.int(Int(process.umask))], on: "umask"),
             EmbryoCall(Int32(SYS_chdir), [.path(process.workingDirectory)], on: process.workingDirectory),
         ]
-        if !process.rootDirectory.isEmpty, process.rootDirectory != "/" {
-            calls.append(
-                EmbryoCall(Int32(SYS_chroot), [.path(process.rootDirectory)], on: process.rootDirectory))
-        }
         for (index, action) in process.signalActions.enumerated() {
             let signal = index + 1
             if signal == SIGKILL || signal == SIGSTOP || signal > 64 { continue }

@@ -47,7 +47,7 @@ import Testing
     }
 
     private func checkProcess(_ process: ProcessRecord, _ service: TestService) {
-        #expect(process.isChildSubreaper && !process.hasPosixTimers)
+        #expect(process.isChildSubreaper && process.posixTimers.isEmpty)
         #expect(process.limits[7].soft == 200 && process.limits[7].hard == 300)
         #expect(process.pendingSignals.count == 1)
         let info = process.pendingSignals.first?.content ?? []

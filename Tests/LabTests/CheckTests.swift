@@ -17,7 +17,7 @@ struct CheckTests {
         ("pty", ["process %", "fd ", "/dev/pts/ptmx", "/dev/pts/0", "cannot be carried"]),
         ("connection", ["process %", "fd ", "10.10.10.2:", "10.10.10.100:7009", "will be lost", "allow-loss"]),
         ("multicast", ["process %", "fd ", "multicast", "239.1.2.3"]),
-        ("timer", ["process %", "timer_create", "timerfd"]),
+        ("timer", ["process %", "timer_create", "CLOCK_MONOTONIC"]),
         ("traced", ["process ", "thread ", "traced", "detach"]),
         ("unlinked", ["process %", "mapping ", "/var/lib/awkward-", "deleted", "restart the service"]),
     ]

@@ -74,6 +74,30 @@ struct SurvivalKindTests {
         try lab["a"].run("systemctl", "stop", unit)
     }
 
+    @Test(arguments: [("timers", "10.10.10.64", "User=www-data", ""), ("rooted", "10.10.10.65", "", "/srv/rooted")])
+    func `Timers of every sort keep their numbers, their pace and the time that is left`(
+        name: String, address: String, user: String, root: String
+    ) throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let unit = name + ".service"
+        let program = try lab.compile("timers")
+        if !root.isEmpty { for host in try [lab["a"], lab["b"]] { try host.write(root + "/here", "") } }
+        try lab.installService(unit, "[Service]\n\(user)\nExecStart=\(program) \(address) 7000 \(root)\n")
+        try lab.annotate(unit: unit, address: address)
+        try lab["a"].start(unit)
+        let original = try MasterProcess(of: unit, on: lab["a"])
+        let client = try Asker(lab, address, port: 7000)
+        #expect(try client.ask("check") == "OK")
+        for (source, destination) in [("a", "b"), ("b", "a"), ("a", "b")] {
+            try lab.migrate(unit, from: source, to: destination)
+            let answer = try client.ask("check")
+            #expect(answer == "OK", "after \(source)→\(destination)")
+            try expectArrived(unit, original, lab[destination])
+        }
+        client.close()
+        try lab["b"].run("systemctl", "stop", unit)
+    }
+
     /// The hosts' clocks are a thousand seconds apart: a service that kept its clocks owes it to the move.
     private func expectOffsetClocks(_ lab: Lab) throws {
         let uptimes = try ["a", "b"].map { (name: String) throws -> Int in

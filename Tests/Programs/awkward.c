@@ -182,7 +182,8 @@ static void hold(const char *kind) {
         multicast();
     } else if (!strcmp(kind, "timer")) {
         timer_t timer;
-        must(timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_NONE}, &timer), "timer_create");
+        struct sigevent silent = {.sigev_notify = SIGEV_NONE};
+        must(timer_create(CLOCK_THREAD_CPUTIME_ID, &silent, &timer), "timer_create");
     } else if (!strcmp(kind, "traced")) {
         tracee();
     } else if (!strcmp(kind, "unlinked")) {

@@ -140,10 +140,11 @@ final class OwnEmbryo: EmbryoPort {
         for argument in arguments {
             switch argument {
             case .int(let value): words.append(value)
-            case .bytes(let bytes):
+            case .bytes(let bytes), .exchange(let bytes):
                 let block = UnsafeMutableRawBufferPointer.allocate(byteCount: max(1, bytes.count), alignment: 16)
                 block.copyBytes(from: bytes)
                 blocks.append(block)
+                if case .exchange = argument { outputs.append(block) }
                 words.append(Int(bitPattern: block.baseAddress))
             case .output(let size):
                 let block = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 16)

@@ -12,7 +12,6 @@
 
 char _license[] SEC("license") = "GPL";
 
-#define HRTIMER_STATE_ENQUEUED 1
 #define MMF_DISABLE_THP_EXCEPT_ADVISED (1ul << 23)
 
 // Scratch: a record is bigger than the BPF stack. The reader holds a lock for the length of a pass.
@@ -271,6 +270,8 @@ static __always_inline void write_thread(struct seq_file *seq, struct task_struc
     if (size <= CAPTURE_XSAVE) bpf_seq_write(seq, &thread, sizeof(thread.head) + size);
 }
 
+#include "capture_timers.h"
+
 static __always_inline void read_memory_layout(struct capture_process *out, struct task_struct *task) {
     struct mm_struct *mm = task->mm;
     out->start_code = BPF_CORE_READ(mm, start_code);
@@ -300,22 +301,6 @@ static __always_inline void read_memory_layout(struct capture_process *out, stru
     if (size > sizeof(out->auxv)) size = sizeof(out->auxv);
     __builtin_memset(out->auxv, 0, sizeof(out->auxv));
     if (mm) bpf_probe_read_kernel(out->auxv, size, (char *)mm + bpf_core_field_offset(struct mm_struct, saved_auxv));
-}
-
-static __always_inline void read_timers(struct capture_process *out, struct signal_struct *signal) {
-    struct hrtimer *timer = &signal->real_timer;
-    bool armed = bpf_core_field_exists(timer->state) ? BPF_CORE_READ(timer, state) & HRTIMER_STATE_ENQUEUED
-        : bpf_core_field_exists(timer->is_queued) ? BPF_CORE_READ(timer, is_queued) : true;
-    out->now = bpf_ktime_get_ns();
-    out->real_expires = armed ? BPF_CORE_READ(timer, node.expires) : 0;
-    out->real_interval = BPF_CORE_READ(signal, it_real_incr);
-    out->prof_expires = BPF_CORE_READ(signal, it[0].expires);
-    out->prof_interval = BPF_CORE_READ(signal, it[0].incr);
-    out->virtual_expires = BPF_CORE_READ(signal, it[1].expires);
-    out->virtual_interval = BPF_CORE_READ(signal, it[1].incr);
-    out->cpu_user = BPF_CORE_READ(signal, cputimer.cputime_atomic.utime.counter);
-    out->cpu_system = BPF_CORE_READ(signal, cputimer.cputime_atomic.stime.counter);
-    out->posix_timers = bpf_core_field_exists(signal->posix_timers) && BPF_CORE_READ(signal, posix_timers.first) != 0;
 }
 
 static __always_inline void write_process(struct seq_file *seq, struct task_struct *task) {
@@ -358,6 +343,7 @@ int capture_threads(struct bpf_iter__task *ctx) {
     if (task->pid == task->tgid) {
         write_process(seq, task);
         write_signals(seq, &task->signal->shared_pending, true);
+        if (process.posix_timers) write_posix_timers(seq, task->signal);
     }
     return 0;
 }

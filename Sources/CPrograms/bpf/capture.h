@@ -3,7 +3,7 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 4u
+#define CAPTURE_VERSION 5u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
@@ -11,10 +11,15 @@
 #define CAPTURE_SIGNALS 64
 // Of each queue; all records of a task fit into what the kernel gives an iterator, 32 KiB, beside any xsave area.
 #define CAPTURE_PENDING 100
+// Of each process: those of timer_create(2).
+#define CAPTURE_TIMERS 64
+#define CAPTURE_CPU_CLOCK (~0ull)
 // Room for the xsave area of any processor so far (AMX: 11 KiB).
 #define CAPTURE_XSAVE 16384
 
-enum capture_kind { CAPTURE_THREAD = 1, CAPTURE_PROCESS = 2, CAPTURE_SIGNAL = 3, CAPTURE_FILE = 4 };
+enum capture_kind {
+    CAPTURE_THREAD = 1, CAPTURE_PROCESS = 2, CAPTURE_SIGNAL = 3, CAPTURE_FILE = 4, CAPTURE_TIMER = 5
+};
 
 struct capture_header {
     unsigned int magic, kind, length, tid;
@@ -76,6 +81,13 @@ struct capture_signal {
     word shared;
     // The used part of siginfo_t.
     unsigned char info[48];
+};
+
+struct capture_timer {
+    struct capture_header header;
+    // `clock` is the one that `next` is counted on: nanoseconds from now on those that never jump, else a time on it.
+    // A timer of CPU time has CAPTURE_CPU_CLOCK for it.
+    word id, clock, is_armed, next, interval;
 };
 
 struct capture_file {

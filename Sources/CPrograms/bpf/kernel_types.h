@@ -25,7 +25,23 @@ struct k_sigaction { struct sigaction sa; };
 struct sighand_struct { struct k_sigaction action[64]; };
 
 struct timerqueue_node { long long expires; };
-struct hrtimer { struct timerqueue_node node; unsigned char state; bool is_queued; };
+struct hrtimer_clock_base { int clockid; };
+struct hrtimer {
+    struct timerqueue_node node;
+    struct hrtimer_clock_base *base;
+    unsigned char state;
+    bool is_queued;
+};
+struct cpu_timer { struct timerqueue_node node; };
+struct k_itimer {
+    struct hlist_node list;
+    int it_clock, it_id;
+    long long it_interval;
+    union {
+        struct { struct hrtimer timer; } real;
+        struct cpu_timer cpu;
+    } it;
+};
 struct cpu_itimer { __u64 expires, incr; };
 struct task_cputime_atomic { atomic64_t utime, stime; };
 struct thread_group_cputimer { struct task_cputime_atomic cputime_atomic; };
