@@ -6,13 +6,14 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 
 enum { HOUR = 3600, TICK = 10000000, FIRST = 40, DIRECTED, SILENT, GAPS = 5 };
 
 // The numbers of the kernel are what moves; the C library's timer_t may hide them.
 static int ticking, hourly, absolute, directed, disarmed, processor, whole;
-static volatile sig_atomic_t ticks, wrong_values, directed_ticks, wrong_threads;
+static volatile sig_atomic_t ticks, wrong_values, directed_ticks, wrong_threads, alarms;
 static volatile int listener_tid;
 static double started_boot;
 static time_t due;
@@ -42,6 +43,11 @@ static void on_directed(int number) {
     if (syscall(SYS_gettid) != listener_tid) wrong_threads++;
 }
 
+static void on_alarm(int number) {
+    (void)number;
+    alarms++;
+}
+
 static int make(clockid_t clock, int notify, int signal, int value, int tid) {
     struct sigevent event = {.sigev_notify = notify, .sigev_signo = signal, .sigev_value.sival_int = value};
     event._sigev_un._tid = tid;
@@ -68,6 +74,11 @@ static void make_timers(void) {
     sigaction(FIRST, &action, NULL);
     action = (struct sigaction){.sa_handler = on_directed, .sa_flags = SA_RESTART};
     sigaction(DIRECTED, &action, NULL);
+    // Often between its signal and the taking of it, when the kernel has it in no queue.
+    action = (struct sigaction){.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    sigaction(SIGALRM, &action, NULL);
+    struct itimerval rhythm = {{0, TICK / 1000}, {0, TICK / 1000}};
+    need(!setitimer(ITIMER_REAL, &rhythm, NULL), "setitimer");
     ticking = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, FIRST, 0x1234, 0);
     // Numbers with gaps between them.
     int gone[GAPS];
@@ -104,9 +115,9 @@ static void expect(const char *what, double expected, double found) {
     if (found - expected > 0.2 || expected - found > 0.2) differ(what, expected, found);
 }
 
-// Both periodic timers go on at their pace: in a fifth of a second twenty times, on a busy machine fewer.
+// The periodic timers go on at their pace: in a fifth of a second twenty times, on a busy machine fewer.
 static void expect_ticks(void) {
-    int before = ticks, directed_before = directed_ticks;
+    int before = ticks, directed_before = directed_ticks, alarms_before = alarms;
     double end = at(CLOCK_MONOTONIC) + 0.2;
     while (at(CLOCK_MONOTONIC) < end) {
         struct timespec pause = {0, 1000000};
@@ -115,6 +126,8 @@ static void expect_ticks(void) {
     if (ticks - before < 8 || ticks - before > 24) differ("ticks in a fifth of a second", 20, ticks - before);
     int found = directed_ticks - directed_before;
     if (found < 8 || found > 24) differ("ticks of the thread in a fifth of a second", 20, found);
+    found = alarms - alarms_before;
+    if (found < 8 || found > 24) differ("alarms in a fifth of a second", 20, found);
     if (wrong_values) differ("ticks with another value", 0, wrong_values);
     if (wrong_threads) differ("ticks in another thread", 0, wrong_threads);
 }

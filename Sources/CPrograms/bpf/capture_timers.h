@@ -15,8 +15,9 @@ static __always_inline bool is_queued(struct hrtimer *timer) {
 static __always_inline void read_timers(struct capture_process *out, struct signal_struct *signal) {
     struct hrtimer *timer = &signal->real_timer;
     out->now = bpf_ktime_get_ns();
-    out->real_expires = is_queued(timer) ? BPF_CORE_READ(timer, node.expires) : 0;
+    // With an interval it is queued again only when its signal is taken, kernel/time/itimer.c: until then it is armed.
     out->real_interval = BPF_CORE_READ(signal, it_real_incr);
+    out->real_expires = is_queued(timer) || out->real_interval ? BPF_CORE_READ(timer, node.expires) : 0;
     out->prof_expires = BPF_CORE_READ(signal, it[0].expires);
     out->prof_interval = BPF_CORE_READ(signal, it[0].incr);
     out->virtual_expires = BPF_CORE_READ(signal, it[1].expires);

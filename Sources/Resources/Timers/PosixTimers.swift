@@ -48,7 +48,12 @@ public enum PosixTimers {
                 timers[index].next = record.next
                 // SIGEV_NONE: never queued; by the time alone the kernel tells whether it is armed, common_timer_get().
                 if timers[index].notification == 1 && record.clock != nil {
-                    timers[index].isArmed = record.next > (timers[index].isAbsolute ? Clock.realtime : 0)
+                    let now = timers[index].isAbsolute ? Clock.realtime : 0
+                    timers[index].isArmed = record.interval > 0 || record.next > now
+                }
+                if record.isArmed, record.clock != nil {
+                    let now = timers[index].isAbsolute ? Clock.realtime : 0
+                    timers[index].next = now + IntervalTimer.next(record.next - now, record.interval)
                 }
                 if record.clock == nil, let clock = CPUClock(timers[index].clock) {
                     timers[index].next -= try clock.read(of: pid)
