@@ -124,15 +124,6 @@ struct ThreadCapture {
         bytes.withUnsafeBytes { UInt32(littleEndian: $0.loadUnaligned(as: UInt32.self)) }
     }
 
-    /// Calls that the freezer ends with EINTR though no handler ran, signal(7): read, write, readv, writev, connect,
-    /// accept, sendto, recvfrom, sendmsg, recvmsg, semop, semtimedop, epoll_wait, io_getevents, rt_sigtimedwait,
-    /// epoll_pwait, accept4, recvmmsg, sendmmsg, io_pgetevents, epoll_pwait2.
-    static let hiddenInterruptions: Set<UInt64> = [
-        0, 1, 19, 20, 42, 43, 44, 45, 46, 47, 65, 220, 232, 208, 128, 281, 288, 299, 307, 333, 441,
-    ]
-    static let interrupted = UInt64(bitPattern: -4)
-    /// ERESTARTNOHAND: entered again unless a handler is to run, which then sees EINTR.
-    static let restartUnlessHandled = UInt64(bitPattern: -514)
     /// ERESTART_RESTARTBLOCK.
     static let restartBlock = UInt64(bitPattern: -516)
 
@@ -141,8 +132,8 @@ struct ThreadCapture {
     ) throws(ResourceError) -> RestartImage? {
         let isInSystemCall = Int64(bitPattern: registers[Self.origAx]) >= 0
         guard isInSystemCall else { return nil }
-        if registers[Self.ax] == Self.interrupted, Self.hiddenInterruptions.contains(registers[Self.origAx]) {
-            registers[Self.ax] = Self.restartUnlessHandled
+        if registers[Self.ax] == InterruptedCalls.interrupted, InterruptedCalls.hidden.contains(registers[Self.origAx]) {
+            registers[Self.ax] = InterruptedCalls.restartUnlessHandled
             return nil
         }
         guard registers[Self.ax] == Self.restartBlock else { return nil }

@@ -29,6 +29,7 @@ final class FrozenService {
     func rollBack() throws {
         holds?.rollBack()
         holds = nil
+        try? InterruptedCalls.restart(in: moving)
         try moving.thaw()
         try moving.moveProcesses(to: cgroup)
         try moving.remove()

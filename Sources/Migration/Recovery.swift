@@ -189,6 +189,7 @@ public struct Recovery: Sendable {
     private func revive(_ cgroup: Cgroup) throws {
         let moving = Cgroup(path: cgroup.path + "/" + FrozenService.childName)
         guard moving.exists else { return }
+        try? InterruptedCalls.restart(in: moving)
         try moving.thaw()
         try moving.moveProcesses(to: cgroup)
         try moving.remove()

@@ -1,5 +1,6 @@
 import CEmbryo
 import CKernel
+import Clocks
 import Glibc
 import Kernel
 import ProcessImage
@@ -9,6 +10,12 @@ import Resources
 private enum Register {
     static let r10 = 7, r9 = 8, r8 = 9, ax = 10, dx = 12, si = 13, di = 14, originalAx = 15, ip = 16
     static let count = 27
+}
+
+/// Operations and flags of futex(2), linux/futex.h.
+private enum Futex {
+    static let waitBitset: UInt64 = 9
+    static let clockRealtime: UInt64 = 256
 }
 
 extension ServiceRestore {
@@ -65,14 +72,20 @@ extension ServiceRestore {
         var arguments: [EmbryoArgument] = [
             Register.di, Register.si, Register.dx, Register.r10, Register.r8, Register.r9,
         ].map { .address(registers[$0]) }
-        let left = max(restart.remaining, 0)
+        let passed = try step(thread.tid, "clocks") { () throws(KernelError) in
+            try ServiceClocks.read(pid: process.pid).monotonic - image.clocks.monotonic
+        }
+        // Time went on for the service since its capture.
+        let left = max(restart.remaining - max(passed, 0), 0)
         let time = Words([UInt64(left / 1_000_000_000), UInt64(left % 1_000_000_000)])
         switch (restart.kind, number) {
         case (.nanosleep, Int32(SYS_nanosleep)): arguments[0] = .bytes(time.bytes)
         case (.nanosleep, Int32(SYS_clock_nanosleep)): arguments[2] = .bytes(time.bytes)
         case (.poll, Int32(SYS_poll)):
             arguments[2] = .int(restart.remaining < 0 ? -1 : Int((left + 999_999) / 1_000_000))
-        case (.futex, Int32(SYS_futex)): arguments[3] = .bytes(futexTime(registers[Register.si], left))
+        case (.futex, Int32(SYS_futex)):
+            let operation = registers[Register.si]
+            arguments[3] = .bytes(Self.isUntil(operation) ? until(operation, restart.remaining) : time.bytes)
         default:
             throw .image("thread \(thread.tid): call \(number) cannot be entered again as \(restart.kind)")
         }
@@ -104,12 +117,14 @@ extension ServiceRestore {
         }
     }
 
-    /// FUTEX_WAIT takes a duration, FUTEX_WAIT_BITSET a moment on one of two clocks.
-    private func futexTime(_ operation: UInt64, _ left: Int64) -> [UInt8] {
-        var time = left
-        if operation & 0x7f == 9 {
-            time += operation & 0x100 != 0 ? Clock.realtime : Clock.monotonic
-        }
+    /// FUTEX_WAIT takes a duration, FUTEX_WAIT_BITSET and FUTEX_LOCK_PI a moment, futex(2).
+    private static func isUntil(_ operation: UInt64) -> Bool { operation & 0x7f == Futex.waitBitset }
+
+    /// The moment `left` nanoseconds after the capture on the clock that the operation names: of the service, in whose
+    /// time namespace the call is made.
+    private func until(_ operation: UInt64, _ left: Int64) -> [UInt8] {
+        let isRealTime = operation & Futex.clockRealtime != 0
+        let time = left + (isRealTime ? image.clocks.realtime : image.clocks.monotonic)
         return Words([UInt64(time / 1_000_000_000), UInt64(time % 1_000_000_000)]).bytes
     }
 

@@ -32,6 +32,7 @@ public enum RestoreError: Error, Sendable, CustomStringConvertible {
 }
 
 /// Runs `body`, naming process and step in what it throws.
+@discardableResult
 func step<Value>(
     _ pid: Int32, _ name: @autoclosure () -> String, _ body: () throws(KernelError) -> Value
 ) throws(RestoreError) -> Value {

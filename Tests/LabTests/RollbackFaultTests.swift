@@ -56,8 +56,6 @@ struct Fault: CustomStringConvertible {
 /// service, the destination has nothing of it, and the next move of the same service succeeds.
 @Suite(.serialized)
 struct RollbackFaultTests {
-    private static let dropIn = "/run/systemd/system/mobilityd.service.d/fault.conf"
-
     @Test func `Any step before the commit may fail`() throws {
         if skippedWithoutRoot() { return }
         let lab = try RollbackLab("fault")
@@ -66,7 +64,7 @@ struct RollbackFaultTests {
         let talk = try lab.connect()
         for fault in Fault.all {
             let host = fault.role == .source ? here : there
-            try arm(fault, on: host, lab)
+            try lab[host].fail("\(fault.call):\(fault.occurrence):\(fault.error)")
             let result = try lab.migrate(from: here, to: there)
             #expect(!result.succeeded, "\(fault): the move went on: \(result.output)")
             let log = try lab.log(on: host)
@@ -86,23 +84,34 @@ struct RollbackFaultTests {
         try talk.finish()
     }
 
-    private func arm(_ fault: Fault, on name: String, _ lab: RollbackLab) throws {
-        let host = try lab[name]
-        try host.run("mkdir", "-p", "/run/systemd/system/mobilityd.service.d")
-        try host.write(
-            Self.dropIn, "[Service]\nEnvironment=\"MOBILITYD_FAULT=\(fault.call):\(fault.occurrence):\(fault.error)\"\n"
-        )
-        try host.run("systemctl", "daemon-reload")
-        // Many restarts in a row are what this test is about, not a daemon in a crash loop.
-        try host.run("systemctl", "reset-failed", "mobilityd", allowFailure: true)
-        try host.run("systemctl", "restart", "mobilityd")
-    }
-
     @Test func `A plan is read as call, occurrence and error`() {
         #expect(FaultSeam.Plan("clone3:2:ENOMEM")?.occurrence == 2)
         #expect(FaultSeam.Plan("embryo mmap:1:ENOMEM")?.call == "embryo mmap")
         for wrong in ["", "clone3", "clone3:0:EIO", "clone3:x:EIO", "clone3:1:NOTHING", ":1:EIO", "a:1:EIO:b"] {
             #expect(FaultSeam.Plan(wrong) == nil)
         }
+    }
+}
+
+extension LabHost {
+    /// Starts mobilityd with a call that fails once, as `CALL:OCCURRENCE:ERROR`.
+    func fail(_ plan: String) throws {
+        let directory = "/run/systemd/system/mobilityd.service.d"
+        try run("mkdir", "-p", directory)
+        try write("\(directory)/fault.conf", "[Service]\nEnvironment=\"MOBILITYD_FAULT=\(plan)\"\n")
+        try restartMobilityd()
+    }
+
+    /// Nothing fails by intent any more.
+    func failNothing() throws {
+        try run("rm", "/run/systemd/system/mobilityd.service.d/fault.conf")
+        try restartMobilityd()
+    }
+
+    private func restartMobilityd() throws {
+        try run("systemctl", "daemon-reload")
+        // Many restarts in a row are what a test is about, not a daemon in a crash loop.
+        try run("systemctl", "reset-failed", "mobilityd", allowFailure: true)
+        try run("systemctl", "restart", "mobilityd")
     }
 }

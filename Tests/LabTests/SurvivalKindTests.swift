@@ -68,9 +68,16 @@ struct SurvivalKindTests {
             #expect(answer == "OK", "after \(source)→\(destination)")
             try expectArrived(unit, original, lab[destination])
         }
+        // As undisturbed by a move that is taken back once its threads are captured.
+        try lab["b"].fail("embryo socket:1:EMFILE")
+        let failed = try lab["a"].run("mobilityctl", "migrate", unit, "b", allowFailure: true)
+        #expect(failed.output.contains("rolled-back"), "\(failed.output)")
+        let answer = try client.ask("check")
+        #expect(answer == "OK", "after a roll-back")
         let awake = try client.ask("wake", timeout: .seconds(30))
         #expect(awake == "OK")
         client.close()
+        try lab["b"].failNothing()
         try lab["a"].run("systemctl", "stop", unit)
     }
 

@@ -22,21 +22,43 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HOUR = 3600, NANOSLEEP, BOOT_NANOSLEEP, FUTEX, FUTEX_TIMED, FUTEX_UNTIL, POLL, PPOLL, SELECT, EPOLL, EPOLL_TIMED,
+enum { HOUR = 3600, NANOSLEEP, BOOT_NANOSLEEP, FUTEX, FUTEX_TIMED, FUTEX_UNTIL, FUTEX_SOON, FUTEX_DAY, POLL, PPOLL, SELECT, EPOLL, EPOLL_TIMED, EPOLL_MASK,
        READ, RECEIVE, RECEIVE_TIMED, ACCEPT, SIGNAL, PAUSE, END };
 
 static const char *const names[] = {
     [NANOSLEEP] = "nanosleep", [BOOT_NANOSLEEP] = "clock_nanosleep", [FUTEX] = "futex", [FUTEX_TIMED] = "futex, timed",
-    [FUTEX_UNTIL] = "futex, absolute", [POLL] = "poll", [PPOLL] = "ppoll", [SELECT] = "select", [EPOLL] = "epoll_wait",
-    [EPOLL_TIMED] = "epoll_wait, timed", [READ] = "read", [RECEIVE] = "recv", [RECEIVE_TIMED] = "recv, SO_RCVTIMEO",
+    [FUTEX_UNTIL] = "futex, absolute", [FUTEX_SOON] = "futex, in turns", [FUTEX_DAY] = "futex, time of day", [POLL] = "poll", [PPOLL] = "ppoll", [SELECT] = "select", [EPOLL] = "epoll_wait",
+    [EPOLL_TIMED] = "epoll_wait, timed",
+    [EPOLL_MASK] = "epoll_pwait", [READ] = "read", [RECEIVE] = "recv", [RECEIVE_TIMED] = "recv, SO_RCVTIMEO",
     [ACCEPT] = "accept", [SIGNAL] = "sigtimedwait", [PAUSE] = "pause",
 };
 static int words[END], events[END], pairs[END][2], polls[END], listener;
 static volatile int returned[END];
+static volatile time_t turn_ends;
 static pthread_t threads[END];
 static struct sockaddr_in at_listener = {.sin_family = AF_INET};
 
 static void handle(int number) { (void)number; }
+
+// Waits of a second each until a moment, each of which must end then: at once on the move or never, it would be the
+// other host's clock that counts.
+static long wait_in_turns(int *word) {
+    for (;;) {
+        struct timespec until, now;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += 1;
+        turn_ends = until.tv_sec;
+        long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, 0, &until, NULL, FUTEX_BITSET_MATCH_ANY);
+        if (result == 0) return 0;
+        if (errno != ETIMEDOUT) return -1;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        long early = (until.tv_sec - now.tv_sec) * 1000 + (until.tv_nsec - now.tv_nsec) / 1000000;
+        if (early > 0 || early < -1500) {
+            errno = ETIME;
+            return -1;
+        }
+    }
+}
 
 // The call itself; its result, or the negative error.
 static long wait_in(int which) {
@@ -56,6 +78,12 @@ static long wait_in(int which) {
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += HOUR;
         return syscall(SYS_futex, &words[which], FUTEX_WAIT_BITSET_PRIVATE, 0, &until, NULL, FUTEX_BITSET_MATCH_ANY);
+    case FUTEX_DAY:
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += HOUR;
+        return syscall(SYS_futex, &words[which], FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME, 0, &until, NULL,
+                       FUTEX_BITSET_MATCH_ANY);
+    case FUTEX_SOON: return wait_in_turns(&words[which]);
     case POLL: return poll(&one, 1, HOUR * 1000);
     case PPOLL: return ppoll(&one, 1, &hour, NULL);
     case SELECT:
@@ -64,6 +92,9 @@ static long wait_in(int which) {
         return select(events[which] + 1, &readable, NULL, NULL, &time);
     case EPOLL: return epoll_wait(polls[which], &event, 1, -1);
     case EPOLL_TIMED: return epoll_wait(polls[which], &event, 1, HOUR * 1000);
+    case EPOLL_MASK:
+        sigemptyset(&set);
+        return epoll_pwait(polls[which], &event, 1, -1, &set);
     case READ: return read(events[which], buffer, 8);
     case RECEIVE: return recv(pairs[which][0], buffer, 8, 0);
     case RECEIVE_TIMED:
@@ -94,7 +125,7 @@ static void wake(int which) {
     switch (which) {
     case NANOSLEEP: case BOOT_NANOSLEEP: case PAUSE: pthread_kill(threads[which], SIGUSR1); return;
     case SIGNAL: pthread_kill(threads[which], SIGUSR2); return;
-    case FUTEX: case FUTEX_TIMED: case FUTEX_UNTIL:
+    case FUTEX: case FUTEX_TIMED: case FUTEX_UNTIL: case FUTEX_DAY: case FUTEX_SOON:
         syscall(SYS_futex, &words[which], FUTEX_WAKE_PRIVATE, 1);
         return;
     case RECEIVE: case RECEIVE_TIMED: send(pairs[which][1], "x", 1, 0); return;
@@ -108,6 +139,9 @@ static void wake(int which) {
 
 static void answer(int fd, int waking) {
     char text[2048] = "";
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!waking && now.tv_sec > turn_ends + 2) strcpy(text, "futex, in turns: does not end; ");
     for (int which = NANOSLEEP; which < END; which++) {
         if (waking) {
             wake(which);
