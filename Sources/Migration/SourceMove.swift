@@ -103,11 +103,17 @@ public final class SourceMove {
         let view = try UnitView.load(unit, systemd: try Self.systemd())
         let inspector = inspector(view, cgroup: try view.cgroup())
         var lines = try localCheck(inspector) + NameLines.check(view)
+        let offer: Offer
+        do throws(MoveError) {
+            offer = try makeOffer(view, inspector, checkOnly: true)
+        } catch  where error.kind == .refused {
+            return lines + [CheckLine("unit", unit, passed: false, why: error.problem)]
+        }
         do throws(MoveError) {
             let conversation = try host.connect(to: destination)
             defer { conversation.channel.close() }
             lines.append(CheckLine("node", destination, passed: true, why: "reached and authenticated"))
-            try conversation.send(.offer, try makeOffer(view, inspector, checkOnly: true))
+            try conversation.send(.offer, offer)
             lines += try conversation.expect(.verdict, as: Verdict.self, within: 30_000).lines
         } catch {
             lines.append(CheckLine("node", destination, passed: false, why: "\(error)"))
@@ -160,13 +166,37 @@ public final class SourceMove {
     private func makeOffer(
         _ view: UnitView, _ inspector: ServiceInspector, checkOnly: Bool
     ) throws(MoveError) -> Offer {
-        do {
-            return Offer(
-                move: move, unit: unit, virtualAddresses: view.addresses.map(\.description),
-                interface: view.annotation.interface, type: view.status.type, pidFile: view.status.pidFile,
-                mainPID: view.status.mainPID, sketch: try inspector.sketch(), checkOnly: checkOnly)
-        } catch {
-            throw MoveError(.step, "describing \(unit): \(error)")
+        let sketch = try Self.step("describing \(unit)") { try Self.describe(inspector) }
+        return Offer(
+            move: move, unit: unit, virtualAddresses: view.addresses.map(\.description),
+            interface: view.annotation.interface, type: view.status.type, pidFile: view.status.pidFile,
+            mainPID: try mainPID(view, sketch), sketch: sketch, checkOnly: checkOnly)
+    }
+
+    /// The process that systemd is told at the destination. It knows none of a unit with GuessMainPID=no, as those of
+    /// System V scripts are; then the only one that was not started by another is it.
+    private func mainPID(_ view: UnitView, _ sketch: ServiceSketch) throws(MoveError) -> Int32 {
+        if view.status.mainPID > 0 { return view.status.mainPID }
+        let own = Set(sketch.processes.map(\.pid))
+        let candidates = sketch.processes.filter { !own.contains($0.parent) }.map(\.pid)
+        guard candidates.count == 1 else {
+            let pids = candidates.map(String.init).joined(separator: ", ")
+            throw MoveError(
+                .refused,
+                "systemd knows no main process of \(unit), and each of the processes \(pids) may be it; name the file "
+                    + "that holds its pid with PIDFile= in the unit")
         }
+        return candidates[0]
+    }
+
+    /// A process that ends, or a descriptor that is closed, while the service is described is not found any more; what
+    /// is there the next time counts.
+    private static func describe(_ inspector: ServiceInspector) throws(ResourceError) -> ServiceSketch {
+        for _ in 1..<attempts {
+            do throws(ResourceError) {
+                return try inspector.sketch()
+            } catch  where [.noEntry, .noProcess].contains(error.cause?.code) {}
+        }
+        return try inspector.sketch()
     }
 }

@@ -12,16 +12,21 @@ public enum MoveDropIns {
 
     /// Lets the unit end by `cgroup.kill` as inactive, dead, with success, and runs none of its Exec lines.
     ///
+    /// - `SuccessAction=`: the service has not come to its end; the host must not be powered off for it.
     /// - `SuccessExitStatus=SIGKILL` is right only while departing: kept, it would hide a real kill -9.
     /// - `TimeoutStopSec=infinity`, `KillSignal=SIGCONT`: a stop that meets frozen processes must wait for the move's
     ///   outcome. At the end of a stop timeout the manager would send SIGKILL, which reaches frozen processes; and so
     ///   does a SIGTERM that a process does not handle. SIGCONT, which the manager sends at every stop anyway, ends
     ///   none. After a roll-back such a stop is still owed: remove the drop-in, reload, thaw, then
     ///   `SystemdClient.killUnit` with the unit's own `UnitStatus.killSignal`.
+    /// - `RemainAfterExit=no`: a unit that remains would stay active here without its processes.
     /// - `PIDFile=`: a forking unit whose main process is gone would look there for another one.
     public static func departure(unit: String) -> String {
         """
         # Staged by mobilityd while \(unit) moves to another node.
+        [Unit]
+        SuccessAction=none
+        FailureAction=none
         [Service]
         ExecStop=
         ExecStopPost=
@@ -31,6 +36,7 @@ public enum MoveDropIns {
         KillSignal=SIGCONT
         RestartKillSignal=SIGCONT
         SendSIGHUP=no
+        RemainAfterExit=no
         PIDFile=
 
         """
@@ -52,6 +58,7 @@ public enum MoveDropIns {
     ///
     /// - `Type=notify`, so that mobilityd announces the main process; a oneshot unit stays one: arrive's exit 0
     ///   completes it, and the restored processes are its siblings.
+    /// - `SuccessAction=`, `FailureAction=`: the end of an arrival that is taken back is not the service's.
     /// - Exec lines are emptied: they ran on the source. ExecStop*= are too: a roll-back must not run them.
     /// - `PIDFile=` is emptied: a leftover file must not name the main process; it counts again after the drop-in.
     /// - `KillSignal=SIGTERM`, `KillMode=mixed`: a roll-back is a plain stop of the unit; arrive ends at SIGTERM with
@@ -61,7 +68,10 @@ public enum MoveDropIns {
     public static func arrival(
         unit: String, type: String, privilege: ExecPrivilege = .ordinary, restrictsExecPaths: Bool
     ) -> String {
-        var lines = ["# Staged by mobilityd while \(unit) arrives from another node.", "[Service]"]
+        var lines = [
+            "# Staged by mobilityd while \(unit) arrives from another node.", "[Unit]", "SuccessAction=none",
+            "FailureAction=none", "[Service]",
+        ]
         if type != "oneshot" { lines.append("Type=notify") }
         lines += [
             "NotifyAccess=all", "TimeoutStartSec=infinity", "Restart=no", "KillSignal=SIGTERM", "KillMode=mixed",

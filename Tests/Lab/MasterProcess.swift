@@ -10,9 +10,14 @@ public struct MasterProcess: Sendable {
     /// When the kernel made the process, on the machine's boottime clock, in seconds; 10 ms resolution.
     public let started: Double
 
-    /// Looks at the main process that systemd names for `unit`, an error if there is none.
+    /// Looks at the main process that systemd names for `unit`, or at its only one where systemd guesses none; an error
+    /// if there is none.
     public init(of unit: String, on host: LabHost) throws {
-        let text = try host.run("systemctl", "show", "--value", "-p", "MainPID", unit).trimmed
+        var text = try host.run("systemctl", "show", "--value", "-p", "MainPID", unit).trimmed
+        if text == "0" {
+            let group = try host.run("systemctl", "show", "--value", "-p", "ControlGroup", unit).trimmed
+            text = try host.run("cat", "/sys/fs/cgroup\(group)/cgroup.procs").trimmed
+        }
         guard let pid = Int(text), pid > 0 else { throw LabError("\(unit) has no main process on \(host.name)") }
         self.pid = pid
         random = try Self.randomBytes(pid, host)

@@ -21,6 +21,13 @@ struct SurvivalTypeTests {
                 name: "forking-pidfile", address: "10.10.10.34",
                 lines: "Type=forking\nPIDFile=/run/typed.pid\nExecStart=%p fork 10.10.10.34 7000 /run/typed.pid"),
             Variant(name: "forking", address: "10.10.10.35", lines: "Type=forking\nExecStart=%p fork 10.10.10.35 7000"),
+            // As systemd-sysv-generator(8) makes them.
+            Variant(
+                name: "unguessed", address: "10.10.10.45",
+                lines: "Type=forking\nGuessMainPID=no\nRemainAfterExit=yes\nExecStart=%p fork 10.10.10.45 7000"),
+            Variant(
+                name: "remains", address: "10.10.10.46",
+                lines: "Type=simple\nRemainAfterExit=yes\nExecStart=%p run 10.10.10.46 7000"),
         ]
     }
 

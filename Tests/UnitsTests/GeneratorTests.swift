@@ -107,9 +107,10 @@ private let etc = "/etc/systemd/system/"
         let lines = MoveDropIns.departure(unit: "a.service").split(separator: "\n").dropFirst().map(String.init)
         #expect(
             lines == [
-                "[Service]", "ExecStop=", "ExecStopPost=", "Restart=no", "SuccessExitStatus=SIGKILL",
+                "[Unit]", "SuccessAction=none", "FailureAction=none", "[Service]", "ExecStop=", "ExecStopPost=",
+                "Restart=no", "SuccessExitStatus=SIGKILL",
                 "TimeoutStopSec=infinity", "KillSignal=SIGCONT", "RestartKillSignal=SIGCONT", "SendSIGHUP=no",
-                "PIDFile=",
+                "RemainAfterExit=no", "PIDFile=",
             ])
         #expect(
             MoveDropIns.path("a.service", .departing) == "/run/systemd/system/a.service.d/zz-mobility-departing.conf")
