@@ -132,7 +132,8 @@ struct ThreadCapture {
     ) throws(ResourceError) -> RestartImage? {
         let isInSystemCall = Int64(bitPattern: registers[Self.origAx]) >= 0
         guard isInSystemCall else { return nil }
-        if registers[Self.ax] == InterruptedCalls.interrupted, InterruptedCalls.hidden.contains(registers[Self.origAx]) {
+        if registers[Self.ax] == InterruptedCalls.interrupted, InterruptedCalls.hidden.contains(registers[Self.origAx])
+        {
             registers[Self.ax] = InterruptedCalls.restartUnlessHandled
             return nil
         }
