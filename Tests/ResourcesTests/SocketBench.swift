@@ -10,6 +10,7 @@ import ProcessImage
 struct SocketBench: ~Copyable {
     static let address4 = SocketName.ipv4([10, 77, 0, 1], port: 0).address
     static let address6: [UInt8] = [0xfd, 0x77] + [UInt8](repeating: 0, count: 13) + [1]
+    private static let hostHardware = "02:00:00:00:00:77", clientHardware = "02:00:00:00:00:99"
     private let prefix: String
 
     init() throws {
@@ -24,12 +25,17 @@ struct SocketBench: ~Copyable {
                 "ip", "-n", prefix + "c", "link", "add", "to-\(name)", "type", "veth", "peer", "name", "eth0", "netns",
                 prefix + name)
             // One address of hardware for both: the client's neighbour entry stays right when the service moves.
-            try run("ip", "-n", prefix + name, "link", "set", "eth0", "address", "02:00:00:00:00:77", "up")
+            try run("ip", "-n", prefix + name, "link", "set", "eth0", "address", Self.hostHardware, "up")
             try run("ip", "-n", prefix + "c", "link", "set", "to-\(name)", "master", "br0", "up")
         }
-        try run("ip", "-n", prefix + "c", "link", "set", "br0", "up")
+        try run("ip", "-n", prefix + "c", "link", "set", "br0", "address", Self.clientHardware, "up")
         try run("ip", "-n", prefix + "c", "address", "add", "10.77.0.9/24", "dev", "br0")
         try run("ip", "-n", prefix + "c", "address", "add", "fd77::9/64", "dev", "br0", "nodad")
+        // Known for good: an answer that comes late or not at all would be an error of the socket, if a soft one.
+        for (address, family) in [("10.77.0.1", "-4"), ("fd77::1", "-6")] {
+            try ip(
+                "c", family, "neigh", "replace", address, "lladdr", Self.hostHardware, "dev", "br0", "nud", "permanent")
+        }
         try ip("b", "link", "set", "eth0", "down")
         try addAddresses("a")
     }
@@ -45,6 +51,11 @@ struct SocketBench: ~Copyable {
     func addAddresses(_ namespace: String) throws {
         try ip(namespace, "address", "add", "10.77.0.1/24", "dev", "eth0")
         try ip(namespace, "address", "add", "fd77::1/64", "dev", "eth0", "nodad")
+        for (address, family) in [("10.77.0.9", "-4"), ("fd77::9", "-6")] {
+            try ip(
+                namespace, family, "neigh", "replace", address, "lladdr", Self.clientHardware, "dev", "eth0", "nud",
+                "permanent")
+        }
     }
 
     /// From now on `a` hears nothing and nothing leaves it, as the hold programs do: a frozen service's kernel still
@@ -55,7 +66,6 @@ struct SocketBench: ~Copyable {
     func connectDestination() throws {
         try ip("b", "link", "set", "eth0", "up")
         try addAddresses("b")
-        for family in ["-4", "-6"] { _ = try? ip("c", family, "neigh", "flush", "dev", "br0") }
     }
 
     /// Nothing that arrives in `namespace` passes its input hook, as if it were lost on the way.
