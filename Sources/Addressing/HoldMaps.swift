@@ -12,6 +12,9 @@ public struct HoldMode: OptionSet, Sendable, Hashable {
     /// This host neither says that it has the address nor sends anything from it. Arriving packets are consumed and
     /// answered to nobody unless they are held too.
     public static let silent = HoldMode(rawValue: 4)
+    /// With `silent`: who asks for the address is still told that it is here, until another host announces it. The
+    /// programs take this off by themselves then.
+    public static let answer = HoldMode(rawValue: 16)
     /// Waiting packets are being put back; one passes as soon as all before it have passed. Set by `release` alone.
     static let drain = HoldMode(rawValue: 8)
 }

@@ -7,6 +7,7 @@ import Kernel
 enum PolkitAction: String {
     case migrate = "org.mobilityd1.migrate"
     case check = "org.mobilityd1.check"
+    case resolve = "org.mobilityd1.resolve"
     case manageNodes = "org.mobilityd1.manage-nodes"
     case reload = "org.mobilityd1.reload"
 }

@@ -185,6 +185,9 @@ public protocol ManagerBackend: AnyObject, Sendable {
     func cancel(_ id: MigrationID) throws(BusFault)
     func check(unit: String, node: String, completion: @escaping Completion<[CheckResult]>)
 
+    /// Ends the doubt about a unit whose destination does not answer, by an administrator's word that it is off.
+    func resolve(unit: String, keep: Bool, otherHostIsOff: Bool, completion: @escaping Completion<Void>)
+
     func mayStart(unit: String, completion: @escaping Completion<StartPermission>)
     /// Puts the unit's addresses on their interface and attaches the connect hook; probes first, so it takes a while.
     func claimAddress(unit: String, completion: @escaping Completion<Void>)

@@ -20,6 +20,7 @@ extension BusService {
             let unit = try message.string()
             return try check(message, unit: unit)
         case "DrainNode": return try drain(message)
+        case "ResolveUnit": return try resolve(message)
         case "GetService":
             let unit = try message.string()
             guard backend.service(unit) != nil else { throw Self.noSuchService(unit) }
@@ -110,6 +111,22 @@ extension BusService {
                 }
             }
             backend.check(unit: unit, node: node, completion: completion)
+            return .later
+        }
+    }
+
+    private func resolve(_ message: Incoming) throws -> Answer {
+        let unit = try message.string()
+        let resolution = try message.string()
+        let isOff = try message.boolean()
+        guard ["keep", "give-up"].contains(resolution) else {
+            throw BusFault(.invalidArgument, "resolution \"\(resolution)\" is neither keep nor give-up")
+        }
+        guard backend.service(unit) != nil else { throw Self.noSuchService(unit) }
+        return try authorized(.resolve, message, details: ["unit": unit, "verb": resolution]) { [self] in
+            backend.resolve(
+                unit: unit, keep: resolution == "keep", otherHostIsOff: isOff,
+                completion: reply(to: message) { (_: Outgoing, _: Void) in })
             return .later
         }
     }

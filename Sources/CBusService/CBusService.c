@@ -29,6 +29,8 @@ static const sd_bus_vtable manager[] = {
     METHOD("MigrateUnit", SD_BUS_ARGS("s", unit, "s", node, OPTIONS), SD_BUS_RESULT("o", migration), CALL, OPEN),
     METHOD("CheckUnit", SD_BUS_ARGS("s", unit, "s", node), CHECKS, CALL, OPEN),
     METHOD("DrainNode", SD_BUS_ARGS("s", node, OPTIONS), SD_BUS_RESULT("ao", migrations), CALL, OPEN),
+    METHOD("ResolveUnit", SD_BUS_ARGS("s", unit, "s", resolution, "b", other_host_is_off), SD_BUS_NO_RESULT, CALL,
+           OPEN),
     METHOD("GetService", SD_BUS_ARGS("s", unit), SD_BUS_RESULT("o", service), CALL, OPEN),
     METHOD("ListServices", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssso)", services), CALL, OPEN),
     METHOD("ListMigrations", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ussso)", migrations), CALL, OPEN),

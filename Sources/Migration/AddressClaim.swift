@@ -28,6 +28,8 @@ public struct AddressClaim: Sendable {
         if let line = NameLines.check(view).first(where: { !$0.passed }) {
             throw MoveError(.addressUnavailable, "DNSName=\(line.subject): \(line.why)")
         }
+        // Packets for a service that has left are no longer sent on once it is wanted here again.
+        host.forwardings.end(view.addresses)
         var undo = UndoStack()
         do throws(MoveError) {
             for (address, interface) in try view.interfaces(host.addresses) {
@@ -71,7 +73,7 @@ public struct AddressClaim: Sendable {
     /// to him. A unit that has not claimed its addresses has nothing to resume.
     public func resume() throws(MoveError) {
         let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
-        guard view.isRunning, case .here = host.ownership.state(of: unit) else { return }
+        guard view.isRunning, host.ownership.state(of: unit).isHere else { return }
         let cgroup = try view.cgroup()
         let isClaimed = try SourceMove.step("looking at the connect hook of \(unit)") {
             try host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)
@@ -98,7 +100,7 @@ public struct AddressClaim: Sendable {
     /// Gives the addresses up if the unit has ended. For a stop that came in a move, when `release` is not called.
     public func releaseIfEnded() throws(MoveError) {
         guard let view = try? UnitView.load(unit, systemd: try SourceMove.systemd()) else { return }
-        guard view.hasEnded, case .here = host.ownership.state(of: unit) else { return }
+        guard view.hasEnded, host.ownership.state(of: unit).isHere else { return }
         try release()
     }
 

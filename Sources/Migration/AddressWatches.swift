@@ -71,7 +71,8 @@ public final class AddressWatches: Sendable {
     }
 
     private func heard(_ event: OwnershipWatch.Event, _ address: VirtualAddress, _ unit: String) {
-        if table.withLock({ $0[address]?.isSuspended ?? false }) { return }
+        // One that is not in the table any more is being ended.
+        if table.withLock({ $0[address]?.isSuspended ?? true }) { return }
         var fields: Logger.Metadata = ["unit": "\(unit)", "address": "\(address.text)"]
         switch event {
         case .restored(nil):

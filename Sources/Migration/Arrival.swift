@@ -12,6 +12,8 @@ import Units
 /// One service on its way into this host: first the unit and empty processes, then its state, then life.
 final class Arrival {
     let offer: Offer
+    /// The node it comes from.
+    private let source: String
     let view: UnitView
     let host: Host
     let systemd: SystemdClient
@@ -27,8 +29,9 @@ final class Arrival {
     private var warmth: MigrationWarmth?
     private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
 
-    init(offer: Offer, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
+    init(offer: Offer, from source: String, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
         self.offer = offer
+        self.source = source
         self.view = view
         self.host = host
         self.systemd = systemd
@@ -133,6 +136,7 @@ final class Arrival {
     }
 
     private func openLanes(_ undo: inout UndoStack) throws(MoveError) {
+        host.forwardings.end(view.addresses)
         for (address, interface) in try view.interfaces(host.addresses) {
             let lane = HoldLane(address: address, interface: interface, queue: host.hold)
             try SourceMove.step("holding packets for \(address)") {
@@ -274,7 +278,9 @@ final class Arrival {
     /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")
-        attempt("recording that \(offer.unit) is here") { try host.ownership.record(.here, for: offer.unit) }
+        attempt("recording that \(offer.unit) is here") {
+            try host.ownership.record(.arrived(move: offer.move, source: source), for: offer.unit)
+        }
         for lane in lanes {
             attempt("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface, first: announcements[lane.address])
@@ -320,7 +326,7 @@ final class Arrival {
         log.info("\(offer.unit) runs here: \(timeline.report)")
         let work = Settling(
             unit: offer.unit, holder: holder, cgroup: cgroup, moving: moving, host: host,
-            addresses: lanes.map { ($0.address, $0.interface) }, log: log)
+            move: offer.move, addresses: lanes.map { ($0.address, $0.interface) }, log: log)
         do throws(KernelError) {
             try BlockingThread.start("settle") {
                 work.run()

@@ -34,6 +34,7 @@ public final class DestinationMove {
             case .offer: try receive(Conversation.decode(Offer.self, from: first))
             case .query: try answerQuery(Conversation.decode(Outcome.self, from: first))
             case .askRunning: try answerRunning(Conversation.decode(RunningAnswer.self, from: first))
+            case .askDeparted: try answerDeparted(Conversation.decode(DepartureAnswer.self, from: first))
             default: throw MoveError(.channel, "message type \(first.type) begins nothing")
             }
         } catch {
@@ -48,6 +49,17 @@ public final class DestinationMove {
             try host.moves.answer(question.move, from: host.ownership)
         }
         try conversation.send(.outcome, Outcome(move: question.move, committed: committed))
+    }
+
+    /// A destination whose wire broke after the commit asks whether this host has given the unit up.
+    private func answerDeparted(_ question: DepartureAnswer) throws(MoveError) {
+        var answer = DepartureAnswer(unit: question.unit, departed: false, kept: false)
+        switch host.ownership.state(of: question.unit) {
+        case .departed: answer.departed = true
+        case .here, .arrived: answer.kept = true
+        case .inDoubt, .unknown: break
+        }
+        try conversation.send(.departure, answer)
     }
 
     private func answerRunning(_ question: RunningAnswer) throws(MoveError) {
@@ -73,7 +85,7 @@ public final class DestinationMove {
             try SourceMove.systemd().unitProperties(unit)
         }
         if status.activeState != "inactive" && status.activeState != "failed" { return true }
-        if state == .here {
+        if state.isHere {
             let asker = conversation.channel.remoteName
             try SourceMove.step("handing \(unit) over to node \(asker)") {
                 try host.ownership.record(.departed(to: asker), for: unit)
@@ -95,7 +107,8 @@ public final class DestinationMove {
         guard let next = try conversation.next(before: .after(milliseconds: 60_000)),
             next.type == MessageType.prepare.rawValue
         else { return }
-        let arrival = Arrival(offer: offer, view: view, host: host, systemd: systemd, log: log)
+        let arrival = Arrival(
+            offer: offer, from: conversation.peer, view: view, host: host, systemd: systemd, log: log)
         arriving(offer.unit, .preparing)
         host.armFault()
         do throws(MoveError) {
@@ -123,6 +136,8 @@ public final class DestinationMove {
         arrival.settle { [arriving] in arriving(offer.unit, .done) }
         do throws(MoveError) { try takeHeldFrames(arrival) } catch { log.notice("forwarding ended early: \(error)") }
         arrival.closeLanes()
+        // Nothing to do if the source has said so, as it does unless the wire broke.
+        host.confirmInBackground(offer.unit)
     }
 
     /// From the image to the commit. A source that could not capture at the first freeze sends a second image.
@@ -177,6 +192,7 @@ public final class DestinationMove {
                 let frames = try Conversation.decode(FramesMessage.self, from: message)
                 try SourceMove.step("putting in held packets") { try arrival.put(frames) }
             case .framesEnd: open -= 1
+            case .departed: try host.confirmed(arrival.offer.unit, arrival.offer.move)
             default: throw MoveError(.channel, "message type \(message.type) is not due")
             }
         }

@@ -18,6 +18,8 @@ public final class Host: Sendable {
     public let capture: CaptureModule
     public let digests = FileDigests()
     public let moves = MoveTable()
+    let doubts = DoubtTable()
+    let forwardings = ForwardingTable()
     public let watches: AddressWatches
     private let identityBox: Mutex<Identity>
     private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
@@ -77,6 +79,9 @@ public final class Host: Sendable {
         }
         announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()
     }
+
+    /// Nothing is sent on any more to where services have gone; for the end of the daemon.
+    public func endForwarding() { forwardings.endAll() }
 
     /// The fault that a test ordered through the environment counts from here.
     func armFault() {

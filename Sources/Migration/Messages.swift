@@ -32,6 +32,11 @@ public enum MessageType: UInt16, Sendable {
     /// May this unit be started at the asker's? Answer: `running`.
     case askRunning
     case running
+    /// Source → destination, after `committed`: the departure is recorded, the service is yours for good.
+    case departed
+    /// Destination → source, after a cut: have you recorded it? Answer: `departure`.
+    case askDeparted
+    case departure
 
     /// Types whose payload may be large.
     public static let bulk: Set<UInt16> = [
@@ -105,6 +110,13 @@ struct RunningAnswer: Codable, Sendable {
     var running: Bool
     /// The node that the asked one gave the unit to, if that is neither of the two; `running` then as well.
     var owner: String?
+}
+
+struct DepartureAnswer: Codable, Sendable {
+    var unit: String
+    var departed: Bool
+    /// The source was resolved otherwise and runs the unit itself.
+    var kept: Bool
 }
 
 /// The head of a `pages` message; the content follows in the same payload.

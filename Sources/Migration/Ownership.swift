@@ -9,12 +9,22 @@ public struct OwnershipJournal: Sendable {
     public enum State: Equatable, Sendable {
         /// Here, or free to start here.
         case here
+        /// Here since that move, but its source has not yet confirmed that it has recorded its departure.
+        case arrived(move: String, source: String)
         /// Moved to that node.
         case departed(to: String)
         /// Frozen here and committed by us, but the destination has not answered.
         case inDoubt(move: String, destination: String)
         /// The record is there and cannot be read: whose the unit is must not be guessed.
         case unknown(why: String)
+
+        /// Whether the service may run here now.
+        public var isHere: Bool {
+            switch self {
+            case .here, .arrived: true
+            case .departed, .inDoubt, .unknown: false
+            }
+        }
     }
 
     let directory: String
@@ -39,8 +49,11 @@ public struct OwnershipJournal: Sendable {
         switch words.first {
         case "departed" where words.count == 2: return .departed(to: words[1])
         case "in-doubt" where words.count == 3: return .inDoubt(move: words[1], destination: words[2])
+        case "arrived" where words.count == 3: return .arrived(move: words[1], source: words[2])
         case "here" where words.count == 1: return .here
-        default: return .unknown(why: "\(path(unit)) says neither here, departed NODE nor in-doubt MOVE NODE")
+        default:
+            return .unknown(
+                why: "\(path(unit)) says neither here, arrived MOVE NODE, departed NODE nor in-doubt MOVE NODE")
         }
     }
 
@@ -48,6 +61,7 @@ public struct OwnershipJournal: Sendable {
         let text =
             switch state {
             case .here: "here\n"
+            case .arrived(let move, let source): "arrived \(move) \(source)\n"
             case .departed(let node): "departed \(node)\n"
             case .inDoubt(let move, let destination): "in-doubt \(move) \(destination)\n"
             case .unknown(let why): preconditionFailure("nobody records that he does not know: \(why)")

@@ -19,6 +19,8 @@ public struct Recovery: Sendable {
         case inDoubt(move: String, destination: String)
         /// Departed; only clearing away is left.
         case departed
+        /// Departed and cleared away, but for packets that were still sent on.
+        case forwarding
         /// Arriving, and not committed: nothing of it stays.
         case arrival
         /// Arriving, and committed: the service lives here.
@@ -49,8 +51,16 @@ public struct Recovery: Sendable {
         case .inDoubt(let move, let destination): remains = .inDoubt(move: move, destination: destination)
         case .here where isStaged: remains = .departure
         case .departed where isStaged: remains = .departed
+        case .departed where Self.isHeld(unit, host): remains = .forwarding
         default: return nil
         }
+    }
+
+    private static func isHeld(_ unit: String, _ host: Host) -> Bool {
+        guard let systemd = try? SourceMove.systemd(), let view = try? UnitView.load(unit, systemd: systemd),
+            let held = try? host.hold.heldAddresses()
+        else { return false }
+        return view.addresses.contains { address in held.contains { $0.bytes == address.bytes } }
     }
 
     /// The line of the arrival drop-in that names its move.
@@ -60,16 +70,21 @@ public struct Recovery: Sendable {
         dropIn.split(separator: "\n").first { $0.hasPrefix("# Move=") }.map { String($0.dropFirst(7)) }
     }
 
+    private var arrivingMove: String? {
+        (try? Files.readText(MoveDropIns.path(unit, .arriving))).flatMap { Self.move(of: $0) }
+    }
+
     /// Brings it to its end; a move in doubt is asked about until its destination answers.
     public func run() {
         host.log.warning("taking up an unfinished move of \(unit): \(remains)")
         switch remains {
         case .departure: undoDeparture()
         case .departed: finishDeparture()
+        case .forwarding: dropAddresses()
         case .arrival: undoArrival()
         case .arrived: finishArrival()
         case .inDoubt(let move, let destination):
-            if SourceMove.askOutcome(of: move, at: destination, host: host) {
+            if host.askOutcome(of: move, unit: unit, at: destination) {
                 record(.departed(to: destination))
                 finishDeparture()
             } else {
@@ -130,7 +145,10 @@ public struct Recovery: Sendable {
     }
 
     private func finishArrival() {
-        record(.here)
+        // Until the commit it was recorded as its source's; afterwards its record says what is known of that.
+        if case .departed(let source) = host.ownership.state(of: unit), let move = arrivingMove {
+            record(.arrived(move: move, source: source))
+        }
         for (address, interface) in lanes() {
             attempt("adding \(address)") {
                 if try !host.addresses.isPresent(address, on: interface) {
@@ -152,7 +170,9 @@ public struct Recovery: Sendable {
             attempt("ending the holder") { try endHolder(in: cgroup) }
         }
         endHolds()
+        let move = arrivingMove
         removeDropIn(.arriving)
+        if let move { attempt("forgetting the move") { try host.settled(unit, move) } }
     }
 
     /// `mobility-arrive`, wherever it is in the unit.

@@ -12,6 +12,7 @@ struct Settling: Sendable {
     let cgroup: Cgroup
     let moving: Cgroup
     let host: Host
+    let move: String
     let addresses: [(VirtualAddress, NetworkInterface)]
     let log: Logger
 
@@ -27,6 +28,7 @@ struct Settling: Sendable {
         attempt("removing the arrival drop-in") {
             try RuntimeDropIn(unit, .arriving).remove()
             try SystemdClient().reload()
+            try host.settled(unit, move)
         }
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
     }

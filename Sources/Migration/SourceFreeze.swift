@@ -123,7 +123,7 @@ extension SourceMove {
             try Self.step("freezing \(unit)") { try frozen.freeze() }
             try requireShape(frozen.moving, pids)
             // Not before: what the service sends until it is frozen still reaches its clients.
-            for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent]) } }
+            for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent, .answer]) } }
             let closing = try closingConnections(lanes)
             guard closing == 0 else {
                 throw MoveError(.changed, "\(closing) connections were closed and are not yet acknowledged")

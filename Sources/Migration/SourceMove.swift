@@ -23,6 +23,8 @@ public final class SourceMove {
     var pidFiles: [String] = []
     /// This host no longer announces the addresses or watches over them.
     var hasGivenUpOwnership = false
+    /// The destination runs the service.
+    var hasCommitted = false
     var log: Logger
 
     /// How often a service that changes while it is captured is tried again.
@@ -76,15 +78,17 @@ public final class SourceMove {
         enter(.checking)
         let systemd = try Self.systemd()
         let view = try UnitView.load(unit, systemd: systemd)
-        guard host.ownership.state(of: unit) == .here, view.status.activeState == "active" else {
+        guard view.status.activeState == "active" else {
             throw MoveError(.invalid, "\(unit) is \(view.status.activeState) here; only a running service can move")
         }
+        try host.requireOwned(unit)
         let inspector = inspector(view, cgroup: try view.cgroup())
         let refused = (try localCheck(inspector) + NameLines.check(view)).filter { !$0.passed }
         guard refused.isEmpty else { throw Self.refusal(refused) }
 
         let conversation = try host.connect(to: destination)
-        defer { conversation.channel.close() }
+        // After the commit the channel is the forwarding's.
+        defer { if !hasCommitted { conversation.channel.close() } }
         let offer = try makeOffer(view, inspector, checkOnly: false)
         try conversation.send(.offer, offer)
         let verdict = try conversation.expect(.verdict, as: Verdict.self, within: 30_000)

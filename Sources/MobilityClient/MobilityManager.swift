@@ -42,6 +42,13 @@ public final class MobilityManager {
         return paths.compactMap(\.text)
     }
 
+    /// `ResolveUnit`: ends the doubt about a unit; the caller vouches for the other host's being off.
+    /// - Parameter keep: the service runs on here; else it ends here.
+    public func resolve(unit: String, keep: Bool, otherHostIsOff: Bool) throws(MobilityError) {
+        _ = try manager(
+            "ResolveUnit", [.string(unit), .string(keep ? "keep" : "give-up"), .boolean(otherHostIsOff)], waits: true)
+    }
+
     /// `GetService`: a service's object path.
     public func servicePath(unit: String) throws(MobilityError) -> String {
         try path(manager("GetService", [.string(unit)]), "GetService")

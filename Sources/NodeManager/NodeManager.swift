@@ -166,6 +166,7 @@ public final class NodeManager: ManagerBackend {
             while !deadline.hasPassed, migrations().contains(where: { !$0.phase.isFinal }) {
                 try? Poll.pause(milliseconds: 20)
             }
+            host.endForwarding()
         }
     }
 }

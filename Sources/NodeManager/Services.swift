@@ -1,6 +1,7 @@
 import Addressing
 import BusContract
 import BusService
+import Glibc
 import Kernel
 import Migration
 import Units
@@ -149,6 +150,7 @@ extension NodeManager {
         answer("may-start", completion) { [self] () throws(BusFault) in
             switch host.ownership.state(of: unit) {
             case .here: return StartPermission(allowed: true)
+            case .arrived(_, let source): return askSource(unit, source)
             case .inDoubt(_, let node):
                 return StartPermission(
                     allowed: false,
@@ -159,6 +161,34 @@ extension NodeManager {
                 return StartPermission(
                     allowed: false, why: "whose \(unit) is cannot be read, and another node may run it: \(why)")
             }
+        }
+    }
+
+    /// How long a start waits for the word of the unit's source, ms.
+    private static let confirmation: Int64 = 10_000
+
+    /// A unit that has arrived here may start again once its source has given it up. It does so at once, unless it was
+    /// resolved otherwise while this host was off.
+    private func askSource(_ unit: String, _ source: String) -> StartPermission {
+        let deadline = Deadline.after(milliseconds: Self.confirmation)
+        do throws(MoveError) {
+            while true {
+                switch try host.confirmArrival(of: unit) {
+                case .departed: return StartPermission(allowed: true)
+                case .kept:
+                    try host.follow(unit, to: source)
+                    return askElsewhere(unit, source)
+                case .undecided where deadline.hasPassed:
+                    return StartPermission(
+                        allowed: false, why: "node \(source), from which \(unit) came, has not yet given it up")
+                case .undecided: usleep(200_000)
+                }
+            }
+        } catch {
+            return StartPermission(
+                allowed: false,
+                why: "node \(source), from which \(unit) came, has not confirmed that it gave it up, and cannot be "
+                    + "asked: \(error); if that host is off, `mobilityctl resolve \(unit) --keep --other-host-is-off`")
         }
     }
 
@@ -188,6 +218,21 @@ extension NodeManager {
         } catch {
             return StartPermission(
                 allowed: false, why: "node \(node), which has \(unit), cannot be asked whether it runs there: \(error)")
+        }
+    }
+
+    public func resolve(
+        unit: String, keep: Bool, otherHostIsOff: Bool, completion: @escaping Completion<Void>
+    ) {
+        answer("resolve", completion) { [self] () throws(BusFault) in
+            guard otherHostIsOff else {
+                throw BusFault(
+                    .invalidArgument,
+                    "a unit in doubt is resolved only once the other host is known to be off, or fenced so that it "
+                        + "cannot come back without a new start; say so with other_host_is_off")
+            }
+            do throws(MoveError) { try host.resolve(unit, keep ? .keep : .giveUp) } catch { throw BusFault(error) }
+            refresh(unit)
         }
     }
 

@@ -36,7 +36,12 @@ extension NodeManager {
             state.departing.remove(unit)
         }
         releaseIfEnded(unit)
+        confirmArrival(of: unit)
         refresh(unit)
+    }
+
+    private func confirmArrival(of unit: String) {
+        if case .arrived = host.ownership.state(of: unit) { host.confirmInBackground(unit) }
     }
 
     /// Speaks again for the addresses of the units that run here; those with an unfinished move wait for its end.
@@ -44,8 +49,9 @@ extension NodeManager {
     /// Before the bus name is ours: no claim, release or move can come between the look at a unit and its watch.
     func resumeOwnership() {
         let moving = state.withLock { $0.arriving.union($0.departing) }
-        for service in services() where service.connectHookAttached && !moving.contains(service.unit) {
-            resumeOwnership(of: service.unit)
+        for service in services() where !moving.contains(service.unit) {
+            if service.connectHookAttached { resumeOwnership(of: service.unit) }
+            confirmArrival(of: service.unit)
         }
     }
 

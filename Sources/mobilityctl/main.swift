@@ -8,7 +8,8 @@ struct Mobilityctl: ParsableCommand {
         version: "mobilityctl \(mobilityVersion)",
         subcommands: [
             ListCommand.self, StatusCommand.self, CheckCommand.self, MigrateCommand.self, CancelCommand.self,
-            WaitCommand.self, NodesCommand.self, DrainCommand.self, ReloadCommand.self, NodeCommand.self,
+            WaitCommand.self, ResolveCommand.self, NodesCommand.self, DrainCommand.self, ReloadCommand.self,
+            NodeCommand.self,
             UnitCommand.self,
         ],
         defaultSubcommand: ListCommand.self)

@@ -8,7 +8,7 @@ import Testing
 
 @Suite(.serialized) struct HoldQueueTests {
     /// A host with the address and a prepared queue.
-    private func claim(_ address: VirtualAddress, on host: Namespace, _ pins: PinDirectory) throws -> HoldQueue {
+    func claim(_ address: VirtualAddress, on host: Namespace, _ pins: PinDirectory) throws -> HoldQueue {
         try host.inside {
             try AddressManager().add(address, to: Network.nic())
             let queue = try HoldQueue(pinDirectory: pins.path)
@@ -286,54 +286,6 @@ import Testing
         try network.a.inside { try queue.release(Network.vip4) }
         try second.join()
         _ = try listener.accept()
-    }
-
-    @Test(arguments: [Network.vip4, Network.vip6])
-    func silentHostSaysNothing(_ address: VirtualAddress) throws {
-        guard mayRun() else { return }
-        let network = try Network()
-        let pins = try PinDirectory()
-        var queue: HoldQueue? = try claim(address, on: network.a, pins)
-        let probe = ConflictProbe(probes: 2, intervalMilliseconds: 60)
-        func isHeard() throws -> Bool {
-            do { try network.b.inside { try probe.run(address, on: Network.nic()) } } catch { return true }
-            return false
-        }
-        #expect(try isHeard())
-        let listener = try network.a.inside { try Socket.listening(address, 7000) }
-        let peer = try network.client.inside { try Socket.connected(address, 7000) }
-        let server = try listener.accept()
-
-        try network.a.inside { try queue?.setMode(address, .silent) }
-        #expect(try !isHeard())
-        // What the kernel itself would send from the address stays inside, announcements included.
-        let watch = try network.client.inside {
-            try PacketSocket(interface: Network.nic(), etherType: address.family == .ipv4 ? 0x0800 : 0x86dd)
-        }
-        try server.send([1, 2, 3])
-        _ = try network.a.inside {
-            #expect(throws: AddressingError.self) { try Announcement.once(address, on: Network.nic()) }
-        }
-        while let frame = try watch.receive(milliseconds: 100) {
-            let source = address.family == .ipv4 ? frame[26..<30] : frame[22..<38]
-            #expect(Array(source) != address.bytes, "a packet left the silent host")
-        }
-        #expect(try network.a.inside { try queue?.counters(address).silenced ?? 0 } >= 3)
-
-        // The daemon ends and comes back: silent in between, and it knows.
-        queue = nil
-        #expect(try !isHeard())
-        try network.a.inside {
-            let again = try HoldQueue(pinDirectory: pins.path)
-            #expect(try again.mode(of: address) == .silent)
-            #expect(try again.heldAddresses().map(\.text) == [address.text])
-            try again.prepare(Network.nic(), [address])
-            #expect(try again.mode(of: address) == .silent)
-            try again.release(address)
-            #expect(try again.mode(of: address) == [])
-        }
-        #expect(try isHeard())
-        #expect(try peer.receive() == [1, 2, 3])
     }
 
     @Test func refusesFramesForOthersAndLeavesOthersFilters() throws {

@@ -142,6 +142,11 @@ final class InMemoryBackend: ManagerBackend {
         }
     }
 
+    func resolve(unit: String, keep: Bool, otherHostIsOff: Bool, completion: @escaping Completion<Void>) {
+        note("resolve \(unit) \(keep ? "keep" : "give-up") \(otherHostIsOff)")
+        later { completion(.success(())) }
+    }
+
     func mayStart(unit: String, completion: @escaping Completion<StartPermission>) {
         note("may-start \(unit)")
         let departed = unit == "departed.service"

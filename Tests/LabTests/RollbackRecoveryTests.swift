@@ -79,6 +79,84 @@ struct RollbackRecoveryTests {
         #expect(try lab.traces(on: "a", pid: pid).isEmpty)
     }
 
+    @Test(arguments: ["keep", "give-up"])
+    func `A move in doubt is resolved by an administrator who knows that the other host is off`(
+        choice: String
+    ) throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("resolve", megabytes: 300)
+        let pid = try lab.start(on: "a")
+        let a = try lab["a"]
+        let talk = try lab.connect()
+        func resolve(_ arguments: String...) throws -> CommandResult {
+            try a.run(["mobilityctl", "resolve", RollbackLab.unit] + arguments, allowFailure: true)
+        }
+        let early = try resolve("--keep", "--other-host-is-off")
+        #expect(!early.succeeded && early.errorOutput.contains("is not in doubt"), "\(early.errorOutput)")
+        try endDaemon(lab, before: "ip link set eth0 down; echo in-doubt some-move b > \(Self.record)")
+        try lab.lab.link("b", up: false)
+        try a.run("ip", "link", "set", "eth0", "up")
+        try waitUntil("the state in doubt") {
+            try a.run("mobilityctl", "status", RollbackLab.unit).output.contains("in doubt")
+        }
+        let careless = try resolve("--\(choice)")
+        #expect(!careless.succeeded && careless.errorOutput.contains("--other-host-is-off"))
+        let rash = try a.run(
+            "busctl", "call", "org.mobilityd1", "/org/mobilityd1", "org.mobilityd1.Manager", "ResolveUnit", "ssb",
+            RollbackLab.unit, choice, "false", allowFailure: true)
+        #expect(!rash.succeeded && rash.errorOutput.contains("known to be off"), "\(rash.errorOutput)")
+
+        #expect(try resolve("--\(choice)", "--other-host-is-off").succeeded)
+        try awaitRecovery(lab)
+        if choice == "keep" {
+            #expect(try a.readText(Self.record) == "here\n")
+            try talk.awaitProgress()
+            try lab.lab.link("b", up: true)
+            try lab.expectUndisturbed(on: "a", not: "b", pid: pid, talk: talk)
+            try lab.expectMove(from: "a", to: "b", pid: pid)
+            try talk.finish()
+        } else {
+            #expect(try a.readText(Self.record) == "departed b\n")
+            #expect(try lab.property("ActiveState", on: "a") == "inactive")
+            #expect(try lab.traces(on: "a", pid: pid).isEmpty)
+        }
+    }
+
+    @Test func `An arrival is final once its source has given the unit up, and asks until it has`() throws {
+        if skippedWithoutRoot() { return }
+        let lab = try RollbackLab("confirm")
+        let (a, b) = (try lab["a"], try lab["b"])
+        let pid = try lab.start(on: "a")
+        try lab.expectMove(from: "a", to: "b", pid: pid)
+        // The source has said so by itself.
+        try waitUntil("the confirmation") { try b.readText(Self.record) == "here\n" }
+        #expect(try b.run("ls", "/var/lib/mobilityd/ownership/moves").trimmed == "")
+
+        // As if the wire had broken before it did: not a start, nor a move, without its word.
+        try b.run("systemctl", "stop", RollbackLab.unit)
+        try b.write(Self.record, "arrived some-move a\n", mode: 0o600)
+        try lab.lab.link("a", up: false)
+        try expectNoStart(lab, on: "b", because: "has not confirmed")
+        try lab.lab.link("a", up: true)
+        try lab.start(on: "b")
+        #expect(try b.readText(Self.record) == "here\n")
+        try b.write(Self.record, "arrived some-move a\n", mode: 0o600)
+        try a.write(Self.record, "in-doubt other-move b\n", mode: 0o600)
+        let result = try lab.migrate(from: "b", to: "a")
+        #expect(!result.succeeded && result.errorOutput.contains("not yet given it up"), "\(result.errorOutput)")
+        try a.write(Self.record, "departed b\n", mode: 0o600)
+        try b.run("systemctl", "restart", "mobilityd")
+        try waitUntil("the confirmation after a restart") { try b.readText(Self.record) == "here\n" }
+
+        // A source whose administrator kept the unit: it starts there only.
+        try b.run("systemctl", "stop", RollbackLab.unit)
+        try b.write(Self.record, "arrived some-move a\n", mode: 0o600)
+        try a.write(Self.record, "here\n", mode: 0o600)
+        try lab.start(on: "a")
+        try expectNoStart(lab, on: "b", because: "runs on node a")
+        #expect(try b.readText(Self.record) == "departed a\n")
+    }
+
     @Test func `A host that gives a unit away asks before it starts it again`() throws {
         if skippedWithoutRoot() { return }
         let lab = try RollbackLab("given-away")

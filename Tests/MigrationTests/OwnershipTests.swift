@@ -31,6 +31,7 @@ import Testing
 
     @Test(arguments: [
         OwnershipJournal.State.here, .departed(to: "node-b"), .inDoubt(move: "one", destination: "node-b"),
+        .arrived(move: "one", source: "node-b"),
     ])
     func `What is recorded is read again`(state: OwnershipJournal.State) throws {
         try withJournal { journal, _ in
@@ -43,7 +44,7 @@ import Testing
         try withJournal { journal, _ in #expect(journal.state(of: Self.unit) == .here) }
     }
 
-    @Test(arguments: ["", "departed\n", "in-doubt one\n", "here and there\n", "\u{0}\u{0}\u{0}"])
+    @Test(arguments: ["", "departed\n", "in-doubt one\n", "arrived one\n", "here and there\n", "\u{0}\u{0}\u{0}"])
     func `A record that says nothing sure is not taken for ours`(text: String) throws {
         try withJournal { journal, _ in
             try Files.writeAtomically("\(journal.directory)/unit-\(Self.unit)", text, mode: 0o600)

@@ -69,16 +69,24 @@ static __always_inline struct hold_mode *mode_of(struct hold_address *address)
     return bpf_map_lookup_elem(&hold_modes, address);
 }
 
-// Drops the packet if the address is silent.
-static __always_inline int silence(struct hold_address *address)
+// Drops the packet if the address is silent; not who-has and is-at while it is still answered for.
+static __always_inline int silence(struct hold_address *address, bool resolution)
 {
     struct hold_mode *mode = mode_of(address);
-    if (!mode || !(mode->flags & HOLD_SILENT))
+    if (!mode || !(mode->flags & HOLD_SILENT) || (resolution && (mode->flags & HOLD_ANSWER)))
         return TC_ACT_UNSPEC;
     struct hold_tally *tally = bpf_map_lookup_elem(&hold_tallies, address);
     if (tally)
         __sync_fetch_and_add(&tally->silenced, 1);
     return TC_ACT_SHOT;
+}
+
+// Another host says that it has the address: this one is no longer to say so.
+static __always_inline void yield_to(struct hold_address *address)
+{
+    struct hold_mode *mode = mode_of(address);
+    if (mode && (mode->flags & HOLD_ANSWER))
+        __sync_fetch_and_and(&mode->flags, ~HOLD_ANSWER);
 }
 
 // The type of an ICMPv6 message of neighbour discovery, RFC 4861, else 0.
@@ -154,13 +162,18 @@ int hold_ingress(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETH_P_IP))
         return load_ipv4(skb, IPV4_DESTINATION, &address) ? hold(skb, &address, false, injected) : TC_ACT_UNSPEC;
-    if (skb->protocol == bpf_htons(ETH_P_ARP))
-        return load_ipv4(skb, ARP_TARGET, &address) ? silence(&address) : TC_ACT_UNSPEC;
+    if (skb->protocol == bpf_htons(ETH_P_ARP)) {
+        if (load_ipv4(skb, ARP_SENDER, &address))
+            yield_to(&address);
+        return load_ipv4(skb, ARP_TARGET, &address) ? silence(&address, true) : TC_ACT_UNSPEC;
+    }
     if (skb->protocol != bpf_htons(ETH_P_IPV6))
         return TC_ACT_UNSPEC;
     __u8 type = neighbour_discovery(skb);
+    if (type == ND_ADVERTISEMENT && load_ipv6(skb, IPV6_PAYLOAD + 8, &address))
+        yield_to(&address);
     if (type == ND_SOLICITATION)
-        return load_ipv6(skb, IPV6_PAYLOAD + 8, &address) ? silence(&address) : TC_ACT_UNSPEC;
+        return load_ipv6(skb, IPV6_PAYLOAD + 8, &address) ? silence(&address, true) : TC_ACT_UNSPEC;
     if (type) // a late answer about somebody else's address helps nobody
         return TC_ACT_UNSPEC;
     return load_ipv6(skb, IPV6_DESTINATION, &address) ? hold(skb, &address, true, injected) : TC_ACT_UNSPEC;
@@ -173,15 +186,16 @@ int hold_egress(struct __sk_buff *skb)
     if (skb->vlan_present)
         return TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETH_P_IP))
-        return load_ipv4(skb, IPV4_SOURCE, &address) ? silence(&address) : TC_ACT_UNSPEC;
+        return load_ipv4(skb, IPV4_SOURCE, &address) ? silence(&address, false) : TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETH_P_ARP))
-        return load_ipv4(skb, ARP_SENDER, &address) ? silence(&address) : TC_ACT_UNSPEC;
+        return load_ipv4(skb, ARP_SENDER, &address) ? silence(&address, true) : TC_ACT_UNSPEC;
     if (skb->protocol != bpf_htons(ETH_P_IPV6))
         return TC_ACT_UNSPEC;
-    if (neighbour_discovery(skb) == ND_ADVERTISEMENT && load_ipv6(skb, IPV6_PAYLOAD + 8, &address) &&
-        silence(&address) == TC_ACT_SHOT)
+    __u8 type = neighbour_discovery(skb);
+    if (type == ND_ADVERTISEMENT && load_ipv6(skb, IPV6_PAYLOAD + 8, &address) &&
+        silence(&address, true) == TC_ACT_SHOT)
         return TC_ACT_SHOT;
-    return load_ipv6(skb, IPV6_SOURCE, &address) ? silence(&address) : TC_ACT_UNSPEC;
+    return load_ipv6(skb, IPV6_SOURCE, &address) ? silence(&address, type != 0) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

@@ -6,6 +6,7 @@ enum {
     HOLD_SYN = 1,    // redirect TCP SYN without ACK to the tap
     HOLD_ALL = 2,    // redirect every IP packet to the tap
     HOLD_SILENT = 4, // nothing that names the address as its owner leaves, nobody is told who has it
+    HOLD_ANSWER = 16, // silent, but who asks for the address is told, until another host says that it has it
     HOLD_DRAIN = 8,  // a packet passes as soon as every one before it has passed
 };
 
@@ -17,7 +18,7 @@ struct hold_address {
     __u8 bytes[16];
 };
 
-// Written by user space only, always as a whole.
+// Written by user space, always as a whole; the programs clear HOLD_ANSWER.
 struct hold_mode {
     __u32 flags;
     __u32 tap;    // interface index to which held packets go
