@@ -34,7 +34,7 @@ enum ProcessChecks {
             refusals += PosixTimers.check(pid: process.pid, process.task.process.posixTimers)
             for thread in process.task.threads { refusals += check(thread, of: process) }
         }
-        return refusals
+        return refusals + systemV(snapshot)
     }
 
     private static func refusal(
@@ -196,6 +196,24 @@ enum ProcessChecks {
                 refusal(process, "pid namespace", "", "is not the host's", "remove PrivatePIDs= from the unit"))
         }
         return refusals
+    }
+
+    /// Identifiers of System V objects cannot be had on another host. What the service has used last, or made as a
+    /// user of its own, is its; in an ipc namespace of its own everything is.
+    private static func systemV(_ snapshot: ServiceSnapshot) -> [Refusal] {
+        guard let first = snapshot.processes.first(where: { !$0.isZombie }),
+            let objects = try? SystemVObject.all(ofNamespaceOf: first.pid)
+        else { return [] }
+        let isPrivate = (try? NamespaceKind.ipc.identity(of: first.pid) != NamespaceKind.ipc.identity(of: 1)) ?? false
+        let pids = Set(snapshot.processes.map(\.pid))
+        let users = Set(snapshot.processes.map(\.leader.credentials.effectiveUser)).subtracting([0])
+        return objects.filter { isPrivate || !pids.isDisjoint(with: $0.pids) || users.contains($0.creator) }.map {
+            refusal(
+                first, "System V \($0.kind.rawValue) \($0.id)",
+                "key 0x\(String(UInt32(bitPattern: $0.key), radix: 16))",
+                "cannot get its identifier on another host",
+                "use the service's setting for POSIX or mmap objects, or remove it with ipcrm(1) if it is stale")
+        }
     }
 
     private static func check(_ thread: ThreadRecord, of process: ProcessSnapshot) -> [Refusal] {

@@ -81,7 +81,9 @@ public enum OpenFlag {
     public static let temporaryFile: Int32 = 0o20200000
     public static let direct: Int32 = 0o40000
     public static let noAccessTime: Int32 = 0o1000000
+    /// O_ASYNC, fcntl_locking(2).
+    public static let asynchronous: Int32 = 0o20000
     /// What fcntl(2) F_GETFL may return and open(2) takes again; the rest acts only at the first open.
     public static let reopenable: Int32 =
-        O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | direct | noAccessTime | path | 0o100000 | 0o20000
+        O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | direct | noAccessTime | path | asynchronous | 0o100000
 }

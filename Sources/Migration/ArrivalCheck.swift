@@ -84,7 +84,7 @@ final class ArrivalCheck {
         for address in view.addresses {
             do throws(AddressingError) {
                 let interface = try host.addresses.interface(for: address, named: view.annotation.interface)
-                // Asked first: what still sends on for the unit's last departure gives the address up when it is wanted.
+                // Asked first: what still sends on after a departure gives the address up when it is wanted.
                 let isLeaving = host.forwardings.concerns(address)
                 let isPresent = try host.addresses.isPresent(address, on: interface)
                 if isPresent && !isLeaving {

@@ -83,7 +83,7 @@ public final class SourceMove {
         }
         try host.requireOwned(unit)
         let inspector = inspector(view, cgroup: try view.cgroup())
-        let refused = (try localCheck(inspector) + NameLines.check(view)).filter { !$0.passed }
+        let refused = (try localCheck(inspector, view) + NameLines.check(view)).filter { !$0.passed }
         guard refused.isEmpty else { throw Self.refusal(refused) }
 
         let conversation = try host.connect(to: destination)
@@ -106,7 +106,7 @@ public final class SourceMove {
     public func check() throws(MoveError) -> [CheckLine] {
         let view = try UnitView.load(unit, systemd: try Self.systemd())
         let inspector = inspector(view, cgroup: try view.cgroup())
-        var lines = try localCheck(inspector) + NameLines.check(view)
+        var lines = try localCheck(inspector, view) + NameLines.check(view)
         let offer: Offer
         do throws(MoveError) {
             offer = try makeOffer(view, inspector, checkOnly: true)
@@ -146,7 +146,7 @@ public final class SourceMove {
     /// Between looks at a service with processes that its own have yet to reap, µs.
     private static let reapingPause: UInt32 = 400_000
 
-    private func localCheck(_ inspector: ServiceInspector) throws(MoveError) -> [CheckLine] {
+    private func localCheck(_ inspector: ServiceInspector, _ view: UnitView) throws(MoveError) -> [CheckLine] {
         try Self.step("checking \(unit)") {
             var snapshot = try inspector.snapshot()
             var refusals = inspector.checkBeforehand(snapshot)
@@ -159,7 +159,8 @@ public final class SourceMove {
                 let found = Set(inspector.checkBeforehand(snapshot))
                 refusals = refusals.filter(found.contains)
             }
-            if !refusals.isEmpty { return refusals.map { CheckLine($0) } }
+            let unitLines = UnitLines.check(view, pids: snapshot.processes.filter { !$0.isZombie }.map(\.pid))
+            if !refusals.isEmpty || !unitLines.isEmpty { return refusals.map { CheckLine($0) } + unitLines }
             return [
                 CheckLine(
                     "resources", unit, passed: true, why: "all of \(snapshot.processes.count) processes can be carried")

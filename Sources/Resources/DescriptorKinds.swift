@@ -1,3 +1,4 @@
+import Glibc
 import ProcessImage
 
 /// Every kind of descriptor that can be carried; the support matrix is this list.
@@ -13,13 +14,29 @@ public enum DescriptorKinds {
         all.first { $0.recognises(probe) }
     }
 
+    /// What it is, in the words of its manual page.
+    private static func description(of probe: DescriptorProbe) -> String {
+        if probe.mode & S_IFMT == S_IFIFO { return "a named FIFO, whose other end may come and go outside the unit," }
+        if let socket = probe.socket {
+            switch (Int32(socket.family), Int32(socket.type)) {
+            case (AF_PACKET, _): return "packet sockets"
+            case (_, 3): return "raw sockets"  // SOCK_RAW
+            default: return "sockets of family \(socket.family), type \(socket.type)"
+            }
+        }
+        switch probe.mode & S_IFMT {
+        case S_IFCHR, S_IFBLK: return "devices of this kind"
+        default: return "descriptors of this kind"
+        }
+    }
+
     /// The check of one descriptor, whatever it is: an unknown kind is a refusal.
     public static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
         if let kind = kind(of: probe) { return kind.check(probe, in: context) }
         return [
             Refusal(
                 pid: probe.pid, subject: "fd \(probe.number)", object: probe.link,
-                why: "descriptors of this kind cannot be carried",
+                why: "\(description(of: probe)) cannot be carried",
                 remedy: "configure the service not to use it, or stop and start it on the other host")
         ]
     }

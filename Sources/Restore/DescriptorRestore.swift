@@ -126,7 +126,8 @@ extension ServiceRestore {
             let calls = place(number, other.descriptor, closing: true)
             try run(calls, in: embryo, "fd \(other.descriptor.number)")
         }
-        guard description.owner != 0 || description.ownerSignal != 0 else { return }
+        let isAsynchronous = description.statusFlags & OpenFlag.asynchronous != 0
+        guard description.owner != 0 || description.ownerSignal != 0 || isAsynchronous else { return }
         let embryo = try member(home.pid)
         var owner = Words()
         owner.add(description.ownerType)
@@ -138,6 +139,13 @@ extension ServiceRestore {
                 EmbryoCall(
                     Int32(SYS_fcntl), [.int(home.descriptor.number), .int(10), .int(description.ownerSignal)],
                     on: "F_SETSIG"),
+            ])
+            guard isAsynchronous else { return }
+            // Its signals go to the owner, so it comes last; F_SETFL wants all flags.
+            try embryo.run([
+                EmbryoCall(
+                    Int32(SYS_fcntl), [.int(home.descriptor.number), .int(F_SETFL), .int(description.statusFlags)],
+                    on: "F_SETFL")
             ])
         }
     }

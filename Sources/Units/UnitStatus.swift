@@ -56,6 +56,10 @@ public struct UnitStatus: Sendable {
     /// What stands at a path for the service is not what the host has there: BindPaths=, RootDirectory= and the like.
     public let hasMountsOfItsOwn: Bool
     public let delegate: Bool
+    /// Names under /proc/PID/ns of what systemd makes for the service by its settings.
+    public let madeNamespaces: Set<String>
+    /// Units that start when this one ends well.
+    public let onSuccess: [String]
     public let rootDirectory: String
     /// Paths of NoExecPaths=.
     public let noExecPaths: [String]
@@ -105,6 +109,8 @@ public struct UnitStatus: Sendable {
             } || !text("RootImage").isEmpty || !text("RootDirectory").isEmpty
         privateTmp = flag("PrivateTmp")
         delegate = flag("Delegate")
+        madeNamespaces = UnitNamespaces.made(by: service)
+        onSuccess = unit["OnSuccess"]?.strings ?? []
         rootDirectory = text("RootDirectory")
         noExecPaths = service["NoExecPaths"]?.strings ?? []
         // ExecStartEx: (path, argv, flags, …) a line.

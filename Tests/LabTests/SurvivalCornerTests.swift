@@ -127,6 +127,14 @@ struct SurvivalCornerTests {
         ("orphan", ["asked for a signal at the end of thread", "PR_SET_PDEATHSIG"]),
         ("homeless", ["process %", "working directory /var/lib/homeless-", "has been removed"]),
         ("signing", ["process %", "signs its segments (TCP-MD5"]),
+        ("semaphores", ["System V semaphore set", "cannot get its identifier"]),
+        ("queue", ["System V message queue", "cannot get its identifier"]),
+        ("mqueue", ["/awkward", "POSIX message queue"]),
+        ("fifo", ["/run/awkward.fifo", "named FIFO"]),
+        ("raw", ["raw sockets cannot be carried"]),
+        ("store", ["systemd keeps 1 descriptors", "FileDescriptorStoreMax=0"]),
+        ("unshared-uts", ["process % UTS namespace", "is the service's own"]),
+        ("unshared-mount", ["process % mount namespace", "is the service's own"]),
         ("timeless", ["RDTSC or CPUID end in a signal"]),
         // From here on the program cannot fork: the kernel refuses it to a process scheduled by deadlines.
         ("deadline", ["process %", "is scheduled by deadlines"]),
@@ -143,7 +151,8 @@ struct SurvivalCornerTests {
         let kinds = Self.refused.map(\.kind)
         try lab.installService(
             unit,
-            "[Service]\nExecStart=\(program) \(kinds.joined(separator: " "))\n"
+            "[Service]\nNotifyAccess=all\nFileDescriptorStoreMax=4\n"
+                + "ExecStart=\(program) \(kinds.joined(separator: " "))\n"
                 + "[X-Mobility]\nVirtualAddress=10.10.10.70/24\n")
         try a.start(unit)
         try waitUntil("awkward to hold all") {

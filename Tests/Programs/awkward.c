@@ -4,10 +4,12 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <linux/keyctl.h>
+#include <mqueue.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <pty.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,11 +17,15 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/sem.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -165,6 +171,35 @@ static void timeless(void) {
     }
 }
 
+// A namespace of the service's own, which no setting of its unit makes.
+static void unshared(int kind) {
+    must(unshare(kind), "unshare");
+}
+
+static void fifo(void) {
+    unlink("/run/awkward.fifo");
+    must(mkfifo("/run/awkward.fifo", 0600), "mkfifo");
+    must(open("/run/awkward.fifo", O_RDWR), "/run/awkward.fifo");
+}
+
+// A descriptor in systemd's keeping, sd_pid_notify_with_fds(3).
+static void store(void) {
+    int fd = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket"), kept = must(memfd_create("kept", 0), "memfd_create");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strncpy(address.sun_path, getenv("NOTIFY_SOCKET"), sizeof address.sun_path - 1);
+    char text[] = "FDSTORE=1\nFDNAME=kept", control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec data = {text, sizeof text - 1};
+    struct msghdr message = {&address, sizeof address, &data, 1, control, sizeof control, 0};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &kept, sizeof(int));
+    must(sendmsg(fd, &message, 0), "FDSTORE");
+    close(fd);
+    close(kept);
+}
+
 static void hold(const char *kind) {
     if (!strcmp(kind, "inotify")) {
         must(inotify_add_watch(must(inotify_init1(0), "inotify_init1"), "/etc", IN_CREATE), "inotify_add_watch");
@@ -216,6 +251,24 @@ static void hold(const char *kind) {
         timeless();
     } else if (!strcmp(kind, "personality")) {
         must(personality(ADDR_NO_RANDOMIZE), "personality");
+    } else if (!strcmp(kind, "unshared-uts")) {
+        unshared(CLONE_NEWUTS);
+    } else if (!strcmp(kind, "unshared-mount")) {
+        unshared(CLONE_NEWNS);
+    } else if (!strcmp(kind, "semaphores")) {
+        struct sembuf one = {0, 1, 0};
+        must(semop(must(semget(IPC_PRIVATE, 2, 0600), "semget"), &one, 1), "semop");
+    } else if (!strcmp(kind, "queue")) {
+        struct { long type; char text[2]; } message = {1, "x"};
+        must(msgsnd(must(msgget(IPC_PRIVATE, 0600), "msgget"), &message, 1, 0), "msgsnd");
+    } else if (!strcmp(kind, "mqueue")) {
+        must(mq_open("/awkward", O_RDWR | O_CREAT, 0600, NULL), "mq_open");
+    } else if (!strcmp(kind, "fifo")) {
+        fifo();
+    } else if (!strcmp(kind, "raw")) {
+        must(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), "socket");
+    } else if (!strcmp(kind, "store")) {
+        store();
     } else if (strcmp(kind, "nothing")) {
         fprintf(stderr, "awkward: unknown kind `%s`\n", kind);
         exit(64);

@@ -25,11 +25,12 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { HOUR = 3600, PIPE_SIZE = 1 << 18, STACK = 65536, QUEUED = 34, HIGH = 200 };
+enum { HOUR = 3600, PIPE_SIZE = 1 << 18, STACK = 65536, QUEUED = 34, HIGH_SIGNAL = 41, HIGH = 200 };
 
 static const char *data_path, *log_path;
 static int pipes[2], streams[2], packets[2], counter, semaphore, polls, once, ticks, boots, signals;
-static int data, duplicate, log_file, unlinked, memory, local;
+static int data, duplicate, log_file, unlinked, again, memory, local, asynchronous[2];
+static volatile sig_atomic_t readable;
 static char *view, *other_view, *private_view, first[16], *alternate;
 static double started, started_boot;
 static struct rlimit files = {3000, 3500}, core = {0, 0};
@@ -85,6 +86,29 @@ static void on_user1(int number) {
     handled_on_alternate = &here >= alternate && &here < alternate + STACK;
 }
 
+static void on_readable(int number) {
+    (void)number;
+    readable++;
+}
+
+// A pipe that says by a signal when there is something to read, fcntl(2) O_ASYNC.
+static void make_asynchronous(void) {
+    signal(HIGH_SIGNAL, on_readable);
+    need(!pipe(asynchronous) && !fcntl(asynchronous[0], F_SETOWN, getpid())
+             && !fcntl(asynchronous[0], F_SETSIG, HIGH_SIGNAL)
+             && !fcntl(asynchronous[0], F_SETFL, O_ASYNC), "O_ASYNC");
+}
+
+static void check_asynchronous(void) {
+    char byte = 'x';
+    SAME("O_ASYNC", O_ASYNC, fcntl(asynchronous[0], F_GETFL) & O_ASYNC);
+    readable = 0;
+    SAME("write to the pipe that signals", 1, write(asynchronous[1], &byte, 1));
+    for (int i = 0; i < 1000 && !readable; i++) poll(NULL, 0, 1);
+    SAME("signals of the pipe", 1, readable > 0);
+    SAME("read of the pipe that signals", 1, read(asynchronous[0], &byte, 1));
+}
+
 static void queue_signals(void) {
     union sigval value = {.sival_int = 7};
     sigqueue(getpid(), QUEUED, value);
@@ -122,7 +146,8 @@ static void make_files(void) {
     struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 20};
     need(!fcntl(log_file, F_SETLK, &range), "POSIX lock");
     char name[] = "/var/tmp/kinds.XXXXXX";
-    need((unlinked = mkstemp(name)) >= 0 && !unlink(name), "unlinked file");
+    need((unlinked = mkstemp(name)) >= 0, "file");
+    need((again = open(name, O_RDONLY)) >= 0 && !unlink(name), "unlinked file");
     need(write(unlinked, "without a name", 14) == 14 && lseek(unlinked, 8, SEEK_SET) == 8, "write unlinked");
     need((memory = memfd_create("kinds", MFD_ALLOW_SEALING)) >= 0 && !ftruncate(memory, 16384), "memfd");
     view = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
@@ -308,6 +333,10 @@ static void check_files(void) {
     memset(found, 0, sizeof found);
     SAME("size of the unlinked file", 14, pread(unlinked, found, 32, 0));
     if (strcmp(found, "without a name")) differ("content of the unlinked file", 0, 1);
+    ino_t one_file = status.st_ino;
+    if (fstat(again, &status)) differ("stat of its other description", 0, errno);
+    SAME("the file of both descriptions", one_file, status.st_ino);
+    SAME("flags of its other description", O_RDONLY, fcntl(again, F_GETFL) & O_ACCMODE);
     if (strcmp(view + 8192, "in memory") || strcmp(other_view, "in memory")) differ("memfd", 0, 1);
     // What is written by one mapping is seen by the other and by the descriptor.
     view[8200]++;
@@ -347,6 +376,7 @@ static void check(const char *question) {
     (void)question;
     check_queues();
     check_timers();
+    check_asynchronous();
     check_signals();
     check_files();
     check_process();
@@ -361,6 +391,7 @@ int main(int argc, char **argv) {
     started_boot = at(CLOCK_BOOTTIME);
     make_process();
     make_signals();
+    make_asynchronous();
     make_files();
     make_queues();
     pthread_t thread;

@@ -34,6 +34,9 @@ public enum FileDescriptorKind: DescriptorKind {
         public var user: UInt32
         public var group: UInt32
         public var locks: [Lock]
+        /// Which file it is of those without a name: several descriptions may be of one.
+        public var device: UInt64
+        public var inode: UInt64
         /// Content of an unlinked file.
         public var content: Bytes
     }
@@ -75,6 +78,13 @@ public enum FileDescriptorKind: DescriptorKind {
         for text in probe.allDetails("lock") where lock(text) == nil {
             refusals.append(
                 probe.refusal("holds a lock or lease that cannot be carried (\(text))", remedy: "release the lease"))
+        }
+        // POSIX message queues look like files of the root directory, mq_overview(7).
+        if probe.mode & S_IFMT == S_IFREG, FileSystemType.of(probe) == FileSystemType.messageQueues {
+            refusals.append(
+                probe.refusal(
+                    "is a POSIX message queue, which lives in this host's kernel",
+                    remedy: "use the service's setting for sockets or pipes"))
         }
         if isKernels(probe.link) {
             refusals.append(contentsOf: kernelFile(probe, unitPids: Set(context.descriptors.map(\.pid))))
@@ -124,7 +134,8 @@ public enum FileDescriptorKind: DescriptorKind {
             }
             return Record(
                 identity: identity, manner: manner, position: probe.position, user: status.st_uid,
-                group: status.st_gid, locks: probe.allDetails("lock").compactMap(lock), content: content)
+                group: status.st_gid, locks: probe.allDetails("lock").compactMap(lock), device: probe.device,
+                inode: probe.inode, content: content)
         }
         return try Payload.encode(record, for: probe.subject)
     }

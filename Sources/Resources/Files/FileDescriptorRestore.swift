@@ -16,7 +16,7 @@ extension FileDescriptorKind {
                 switch record.manner {
                 case .byPath: try open(path, flags, in: embryo)
                 case .log: try openLog(record, flags, in: embryo)
-                case .unlinked: try makeUnlinked(record, flags, in: embryo)
+                case .unlinked: try openUnlinked(record, flags, index, in: embryo, context)
                 }
             if record.manner != .log && flags & OpenFlag.path == 0 && record.position > 0 {
                 try embryo.call(
@@ -48,6 +48,19 @@ extension FileDescriptorKind {
             try embryo.call(SYS_fchmod, .int(number), .int(mode), on: path)
             return number
         }
+    }
+
+    /// Another description of the same file shares what the first one has made.
+    private static func openUnlinked(
+        _ record: Record, _ flags: Int32, _ index: Int32, in embryo: any EmbryoPort, _ context: any RestoreContext
+    ) throws(KernelError) -> Int32 {
+        for earlier in 0..<index {
+            guard let other = Self.record(of: context.image.descriptions[Int(earlier)], index: earlier),
+                other.manner == .unlinked, other.device == record.device, other.inode == record.inode
+            else { continue }
+            return try embryo.give(try context.take(description: earlier).reopen(flags), minimum: 0)
+        }
+        return try makeUnlinked(record, flags, in: embryo)
     }
 
     /// O_TMPFILE in the directory the file once had a name in, filled, then opened anew with the flags it had.

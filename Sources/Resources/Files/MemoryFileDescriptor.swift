@@ -17,9 +17,16 @@ enum MemoryFileDescriptor: DescriptorKind {
     }
 
     static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
-        probe.allDetails("lock").map {
+        var refusals = probe.allDetails("lock").map {
             probe.refusal("holds a lock on shared memory (\($0))", remedy: "lock a file of another file system")
         }
+        if FileSystemType.of(probe) == FileSystemType.hugePages {
+            refusals.append(
+                probe.refusal(
+                    "is memory of hugetlbfs (MFD_HUGETLB), which belongs to this host's pool",
+                    remedy: "let the service use transparent huge pages"))
+        }
+        return refusals
     }
 
     static func capture(_ probe: DescriptorProbe, in context: any CaptureContext) throws(ResourceError) -> Bytes {

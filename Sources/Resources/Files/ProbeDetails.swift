@@ -42,3 +42,10 @@ func step<Value: ~Copyable>(
 ) throws(ResourceError) -> Value {
     do { return try body() } catch { throw ResourceError(subject(), problem(), cause: error) }
 }
+
+extension FileSystemType {
+    /// Nil when the descriptor is closed by now.
+    static func of(_ probe: DescriptorProbe) -> FileSystemType? {
+        try? FileSystemType(at: "/proc/\(probe.pid)/fd/\(probe.number)")
+    }
+}

@@ -1,0 +1,52 @@
+import Kernel
+import Units
+
+/// What speaks against a move of the unit as such, whatever its processes hold.
+enum UnitLines {
+    /// One line a reason; none when there is no reason.
+    ///
+    /// - Parameter pids: the unit's processes.
+    static func check(_ view: UnitView, pids: [Int32]) -> [CheckLine] {
+        settings(view.status) + namespaces(view, pids)
+    }
+
+    private static func settings(_ status: UnitStatus) -> [CheckLine] {
+        var lines: [CheckLine] = []
+        func refuse(_ why: String) { lines.append(CheckLine("unit", status.id, passed: false, why: why)) }
+        if status.type == "oneshot" {
+            refuse(
+                "has Type=oneshot, whose end systemd awaits; for a service that runs on use Type=simple, exec, notify "
+                    + "or forking")
+        }
+        if status.fileDescriptorStoreCount > 0 {
+            refuse(
+                "systemd keeps \(status.fileDescriptorStoreCount) descriptors for it (FDSTORE=1), which cannot be "
+                    + "carried; set FileDescriptorStoreMax=0, or move it by stop and start")
+        }
+        for other in status.onSuccess {
+            refuse("has OnSuccess=\(other), which would start when the service leaves; remove it")
+        }
+        return lines
+    }
+
+    /// A namespace that no setting of the unit makes is the service's own work, unshare(2). The destination's systemd
+    /// would not make it again.
+    private static func namespaces(_ view: UnitView, _ pids: [Int32]) -> [CheckLine] {
+        let kinds: [(NamespaceKind, String)] = [
+            (.mount, "mount"), (.uts, "UTS"), (.ipc, "IPC"), (.user, "user"), (.cgroup, "cgroup"),
+        ]
+        var lines: [CheckLine] = []
+        for (kind, name) in kinds where !view.status.madeNamespaces.contains(kind.name) {
+            // One that has ended has none; what remains is looked at again when the service is frozen.
+            guard let host = try? kind.identity(of: 1) else { continue }
+            let foreign = pids.first { pid in (try? kind.identity(of: pid)).map { $0 != host } ?? false }
+            guard let foreign else { continue }
+            lines.append(
+                CheckLine(
+                    "resource", "process \(foreign) \(name) namespace", passed: false,
+                    why: "is the service's own (unshare(2)), which cannot be carried; switch off the service's own "
+                        + "sandbox, and sandbox it by its unit"))
+        }
+        return lines
+    }
+}
