@@ -47,6 +47,15 @@ public struct HeldFrame: Sendable, Equatable {
 
     private func word(_ offset: Int) -> UInt16 { UInt16(bytes[offset]) | UInt16(bytes[offset + 1]) << 8 }
 
+    /// Where it comes from, as a `VirtualAddress` has its bytes; for frames without a `defect` only.
+    var source: ArraySlice<UInt8> {
+        let network = Self.frame + 14
+        return bytes[network] >> 4 == 4 ? bytes[(network + 12)..<(network + 16)] : bytes[(network + 8)..<(network + 24)]
+    }
+
+    /// The hardware address of the loopback interface.
+    static let loopback = [UInt8](repeating: 0, count: 6)
+
     /// The same frame addressed to `hardware`: one that another host's NIC received is for that NIC, and the stack here
     /// would ignore it.
     func addressed(to hardware: [UInt8]) -> [UInt8] {

@@ -81,3 +81,11 @@ struct HoldPrograms: ~Copyable, Sendable {
     let tallies: ProgramMap
     let taps: ProgramMap
 }
+
+extension HoldQueue {
+    /// Takes our programs off a NIC, for when mobilityd is removed from the host; others' filters stay. Repeatable.
+    public static func uninstall(from nic: NetworkInterface) throws(AddressingError) {
+        try ProgramObject.detach(from: nic, ingress: true)
+        try ProgramObject.detach(from: nic, ingress: false)
+    }
+}

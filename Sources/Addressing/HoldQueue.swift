@@ -65,9 +65,19 @@ public final class HoldQueue: Sendable {
     /// The first time a NIC gets a clsact, the kernel takes its transmit queues out of service for a grace period
     /// (qdisc_graft and dev_deactivate, net/sched): what is sent in these milliseconds is dropped with NET_XMIT_CN,
     /// which TCP counts as sent, so that nobody repeats it before a retransmission timeout.
+    ///
+    /// They go to lo as well: over it this host's own processes reach the address. A packet that comes back from the
+    /// queue has lost the route that the sender had found for it, and a source address of this host is a martian then,
+    /// unless lo has accept_local (net/ipv4/fib_frontend.c, fib_validate_source).
     public func attach(to nic: NetworkInterface) throws(AddressingError) {
-        try programs.object.attach("hold_ingress", to: nic, ingress: true)
-        try programs.object.attach("hold_egress", to: nic, ingress: false)
+        let loopback = try kernel { () throws(KernelError) in
+            try Files.writeControl("/proc/sys/net/ipv4/conf/lo/accept_local", "1")
+            return try NetworkInterface(index: 1)
+        }
+        for interface in [nic, loopback] {
+            try programs.object.attach("hold_ingress", to: interface, ingress: true)
+            try programs.object.attach("hold_egress", to: interface, ingress: false)
+        }
     }
 
     /// Attaches the programs to `nic` and makes the tap of each address. Nothing is held yet, except that an address
@@ -173,16 +183,6 @@ public final class HoldQueue: Sendable {
             try programs.tallies.remove(HoldAddress(address))
             if let lane { try programs.taps.remove(lane.tap.interface.index) }
         }
-    }
-}
-
-// MARK: - Removal
-
-extension HoldQueue {
-    /// Takes our programs off a NIC, for when mobilityd is removed from the host; others' filters stay. Repeatable.
-    public static func uninstall(from nic: NetworkInterface) throws(AddressingError) {
-        try ProgramObject.detach(from: nic, ingress: true)
-        try ProgramObject.detach(from: nic, ingress: false)
     }
 }
 
@@ -307,13 +307,16 @@ extension HoldQueue {
     private func putBack(
         _ address: VirtualAddress, _ lane: Lane, _ frames: [HeldFrame], _ state: inout Lane.State
     ) throws(AddressingError) {
+        // What this host sent itself comes back by lo.
+        let own = frames.isEmpty ? [] : Set(try AddressManager().list().map(\.address.bytes))
         var index = 0
         while index < frames.count {
             let before = try tally(address).passed
             let piece = frames[index..<min(index + Self.windowFrames, frames.count)]
             var written = 0
             for frame in piece {
-                let bytes = frame.addressed(to: lane.hardware)
+                let isOwn = own.contains(Array(frame.source))
+                let bytes = frame.addressed(to: isOwn ? HeldFrame.loopback : lane.hardware)
                 let failure: AddressingError? = bytes.withUnsafeBytes { bytes in
                     do throws(AddressingError) {
                         if try writeFrame(lane, bytes) { written += 1 }

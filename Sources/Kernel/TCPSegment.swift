@@ -21,6 +21,8 @@ public struct TCPSegment: Sendable {
     public func send(acknowledging acknowledgement: UInt32, finish: Bool) throws(KernelError) {
         let header = tcpHeader(acknowledgement, flags: finish ? 0x11 : 0x10)
         let raw = try Socket.make(isIPv4 ? AF_INET : AF_INET6, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
+        // Not for the queue in which packets for the address wait: HOLD_PASS of Sources/CPrograms/bpf/hold.h.
+        try Socket.setInteger(raw, 1, 36, 0x6d6f_6270)  // SO_MARK
         var target =
             isIPv4
             ? SocketName.ipv4(destinationBytes, port: 0) : SocketName.ipv6(destinationBytes, port: 0)

@@ -55,9 +55,11 @@ public final class AddressWatches: Sendable {
     func resume(_ unit: String) { setSuspended(false, unit) }
 
     private func setSuspended(_ value: Bool, _ unit: String) {
-        table.withLock { table in
+        let mine = table.withLock { table in
             for (address, entry) in table where entry.unit == unit { table[address]?.isSuspended = value }
+            return table.values.filter { $0.unit == unit }.map(\.watch)
         }
+        mine.forEach { $0.setSuspended(value) }
     }
 
     /// Ends all watches of a unit: when this returns nothing more is added or sent for it. Repeatable.

@@ -324,6 +324,9 @@ final class Arrival {
     /// done on a thread of its own.
     func settle(_ then: @escaping @Sendable () -> Void) {
         log.info("\(offer.unit) runs here: \(timeline.report)")
+        // What the daemon still holds of the service (memory objects, descriptors) would look like another user's.
+        restore = nil
+        tree = nil
         let work = Settling(
             unit: offer.unit, holder: holder, cgroup: cgroup, moving: moving, host: host,
             move: offer.move, addresses: lanes.map { ($0.address, $0.interface) }, log: log)

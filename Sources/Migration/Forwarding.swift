@@ -58,8 +58,6 @@ final class Forwarding: Sendable {
             if let counters = try? lane.queue.counters(lane.address) {
                 log.info("\(lane.address): \(counters.heldPackets) packets held, \(counters.silenced) silenced")
             }
-            host.stopAnnouncing(lane.address)
-            attempt("removing \(lane.address)") { try host.addresses.remove(lane.address, from: lane.interface) }
             attempt("ending the hold of \(lane.address)") { try lane.close() }
         }
         conversation.channel.close()

@@ -99,6 +99,7 @@ public struct Recovery: Sendable {
 
     /// Backwards through what a source does: connections, processes, packets, drop-in.
     private func undoDeparture() {
+        addAddresses()
         if let cgroup {
             endRepair(in: cgroup, probing: false)
             attempt("thawing \(unit)") { try revive(cgroup) }
@@ -149,13 +150,7 @@ public struct Recovery: Sendable {
         if case .departed(let source) = host.ownership.state(of: unit), let move = arrivingMove {
             record(.arrived(move: move, source: source))
         }
-        for (address, interface) in lanes() {
-            attempt("adding \(address)") {
-                if try !host.addresses.isPresent(address, on: interface) {
-                    try host.addresses.add(address, to: interface)
-                }
-            }
-        }
+        addAddresses()
         for (address, interface) in lanes() {
             let lane = HoldLane(address: address, interface: interface, queue: host.hold)
             attempt("answering for \(address)") {
@@ -198,6 +193,16 @@ public struct Recovery: Sendable {
     }
 
     private func lanes() -> [(VirtualAddress, NetworkInterface)] { (try? view?.interfaces(host.addresses)) ?? [] }
+
+    private func addAddresses() {
+        for (address, interface) in lanes() {
+            attempt("adding \(address)") {
+                if try !host.addresses.isPresent(address, on: interface) {
+                    try host.addresses.add(address, to: interface)
+                }
+            }
+        }
+    }
 
     private func endRepair(in cgroup: Cgroup, probing: Bool) {
         attempt("waking the connections of \(unit)") {

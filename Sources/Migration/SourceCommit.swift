@@ -21,7 +21,10 @@ extension SourceMove {
             }
         }
         do throws(MoveError) {
+            try giveUpAddresses(lanes)
             try conversation.send(.commit)
+            // Older than what was held.
+            for frames in waiting { try conversation.send(.frames, frames) }
             try forward(lanes, conversation)
             for _ in lanes { try conversation.send(.framesEnd) }
             try awaitCommitted(lanes, conversation)
@@ -37,6 +40,14 @@ extension SourceMove {
         timeline.mark("committed")
         progress.frozenMicroseconds = UInt64((timeline.span(from: Phase.frozen.rawValue, to: "committed") ?? 0) / 1000)
         progress.parts = parts()
+    }
+
+    /// What the service sends from the destination to other processes of this host would be martians, did the host
+    /// still have the address. The hold queue needs no address to hold and silence.
+    private func giveUpAddresses(_ lanes: [HoldLane]) throws(MoveError) {
+        for lane in lanes {
+            try Self.step("removing \(lane.address)") { try host.addresses.remove(lane.address, from: lane.interface) }
+        }
     }
 
     /// The destination has announced itself, or may have where this host did not hear it.
@@ -82,6 +93,7 @@ extension SourceMove {
             try conversation.send(.departed)
         }
         host.watches.end(unit)
+        for lane in lanes { host.stopAnnouncing(lane.address) }
         let forwarding = Forwarding(unit: unit, lanes: lanes, conversation: conversation, host: host, log: log)
         forwarding.start()
         attempt("removing the shared memory of \(unit)") {

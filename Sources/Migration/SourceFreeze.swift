@@ -63,7 +63,14 @@ extension SourceMove {
     private func takeBackOwnership(_ view: UnitView) throws(MoveError) {
         guard hasGivenUpOwnership else { return }
         host.watches.resume(unit)
-        for (address, interface) in try view.interfaces(host.addresses) { host.announce(address, on: interface) }
+        for (address, interface) in try view.interfaces(host.addresses) {
+            try Self.step("adding \(address)") {
+                if try !host.addresses.isPresent(address, on: interface) {
+                    try host.addresses.add(address, to: interface)
+                }
+            }
+            host.announce(address, on: interface)
+        }
     }
 
     /// The runtime drop-in under which the unit's end here runs none of its Exec lines and is no failure.
@@ -129,7 +136,7 @@ extension SourceMove {
                 throw MoveError(.changed, "\(closing) connections were closed and are not yet acknowledged")
             }
             enter(.frozen)
-            try capture(view, frozen, conversation)
+            try capture(view, frozen, lanes, conversation)
             return frozen
         } catch {
             for lane in lanes { try? lane.set([.holdSYN]) }
@@ -227,7 +234,7 @@ extension SourceMove {
     }
 
     private func capture(
-        _ view: UnitView, _ frozen: FrozenService, _ conversation: Conversation
+        _ view: UnitView, _ frozen: FrozenService, _ lanes: [HoldLane], _ conversation: Conversation
     ) throws(MoveError) {
         let captured = try Self.step("capturing \(unit)") {
             let service = try ServiceCapture(inspector(view, cgroup: frozen.moving))
@@ -237,7 +244,9 @@ extension SourceMove {
             }
             let refusals = service.refusals()
             guard refusals.isEmpty else { throw Self.refusal(refusals.map { CheckLine($0) }) }
-            return try service.capture()
+            let captured = try service.capture()
+            waiting = try waitingPackets(service.snapshot.descriptors, lanes)
+            return captured
         }
         frozen.holds = captured.holds
         timeline.mark("captured")
@@ -274,6 +283,23 @@ extension SourceMove {
         progress.bytesTotal = batch.bytes
         try conversation.send(.complete)
         timeline.mark("pages sent")
+    }
+
+    /// Datagrams that the service has not read yet, as packets for the destination's sockets.
+    private func waitingPackets(
+        _ descriptors: [DescriptorProbe], _ lanes: [HoldLane]
+    ) throws(ResourceError) -> [FramesMessage] {
+        let datagrams = try WaitingDatagrams.read(descriptors)
+        return lanes.flatMap { lane in
+            let frames = datagrams.filter { $0.destination.address == lane.address.mapped }.flatMap {
+                HeldFrame.packets(of: $0.datagram, to: $0.destination)
+            }
+            return stride(from: 0, to: frames.count, by: HoldLane.batch).map { start in
+                FramesMessage(
+                    address: Bytes(lane.address.mapped),
+                    frames: frames[start..<min(start + HoldLane.batch, frames.count)].map { Bytes($0.bytes) })
+            }
+        }
     }
 
     /// Runs a step whose error is not yet one of a move.

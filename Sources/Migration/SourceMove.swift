@@ -23,6 +23,8 @@ public final class SourceMove {
     var pidFiles: [String] = []
     /// This host no longer announces the addresses or watches over them.
     var hasGivenUpOwnership = false
+    /// Packets made of datagrams that wait in the service's sockets.
+    var waiting: [FramesMessage] = []
     /// The destination runs the service.
     var hasCommitted = false
     var log: Logger

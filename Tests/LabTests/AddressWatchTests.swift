@@ -99,8 +99,9 @@ struct AddressWatchTests {
         // The source heard the destination's announcements and took none for an attack; nor does the destination.
         let heard = try (conflicts(on: a, with: destination), conflicts(on: b, with: source))
         #expect(heard == (0, 0))
-        // Until now it has sent on what still came to it.
-        try waitUntil("the end of the address on a") { try !has(a) }
+        try #require(try !has(a))
+        // Until then it says nothing about the address.
+        try waitUntil("the end of the forwarding") { try lab.log(on: "a").contains("packets held, ") }
 
         // The destination watches, and goes on when its daemon was away: also over what happened meanwhile.
         try removeAddress(on: b)

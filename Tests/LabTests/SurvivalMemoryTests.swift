@@ -31,6 +31,35 @@ struct SurvivalMemoryTests {
         try lab["b"].run("systemctl", "stop", unit)
     }
 
+    @Test func `Datagrams that nobody has read yet go along, in order and with their senders`() throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let (unit, address) = ("mailbox.service", "10.10.10.76")
+        let program = try lab.compile("mailbox")
+        try lab.installService(unit, "[Service]\nExecStart=\(program) \(address) 7000\n")
+        try lab.annotate(unit: unit, address: address)
+        try lab["a"].start(unit)
+        let original = try MasterProcess(of: unit, on: lab["a"])
+        let client = try Asker(lab, address, port: 7000)
+        for (source, destination) in [("a", "b"), ("b", "a")] {
+            try lab["c"].run(
+                "python3", "-c",
+                """
+                import socket
+                for box in range(2):
+                    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                    sender.bind(('\(lab["c"].address)', 7100 + box))
+                    for i in range(200):
+                        sender.sendto(bytes([i & 255]) * [0, 1, 1400, 9000][i % 4], ('\(address)', 7001 + box))
+                """)
+            try lab.migrate(unit, from: source, to: destination)
+            let answer = try client.ask("take 200")
+            #expect(answer == "OK", "after \(source)→\(destination)")
+            try expectArrived(unit, original, lab[destination])
+        }
+        client.close()
+        try lab["a"].run("systemctl", "stop", unit)
+    }
+
     @Test func `Shared memory that is in use elsewhere is found by the check`() throws {
         guard let lab = SurvivalLab.lab() else { return }
         let (unit, address) = ("inuse.service", "10.10.10.72")

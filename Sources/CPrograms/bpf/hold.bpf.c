@@ -1,5 +1,5 @@
-// The hold queue's packet programs, tc clsact (tc-bpf(8)): `hold_ingress` and `hold_egress` on the NIC, `hold_inject`
-// on the tap behind which packets wait.
+// The hold queue's packet programs, tc clsact (tc-bpf(8)): `hold_ingress` and `hold_egress` on the NIC and on lo, over
+// which this host's own processes reach the address, `hold_inject` on the tap behind which packets wait.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/pkt_cls.h>
@@ -49,6 +49,7 @@ enum {
     ND_SOLICITATION = 135,
     ND_ADVERTISEMENT = 136,
     ND_LAST = 137, // redirect
+    LOOPBACK = 1,  // interface index of lo, include/net/flow.h LOOPBACK_IFINDEX
 };
 
 static __always_inline bool load_ipv4(struct __sk_buff *skb, __u32 offset, struct hold_address *address)
@@ -155,9 +156,11 @@ SEC("tc")
 int hold_ingress(struct __sk_buff *skb)
 {
     struct hold_address address;
-    bool injected = skb->mark == HOLD_MARK;
-    if (injected)
+    bool injected = skb->mark == HOLD_MARK, passes = skb->mark == HOLD_PASS;
+    if (injected || passes)
         skb->mark = 0; // else the service's own fwmark rules would see it
+    if (passes)
+        return TC_ACT_UNSPEC;
     if (skb->vlan_present) // belongs to a VLAN interface, which has its own programs
         return TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETH_P_IP))
@@ -183,7 +186,7 @@ SEC("tc")
 int hold_egress(struct __sk_buff *skb)
 {
     struct hold_address address;
-    if (skb->vlan_present)
+    if (skb->vlan_present || skb->mark == HOLD_PASS)
         return TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETH_P_IP))
         return load_ipv4(skb, IPV4_SOURCE, &address) ? silence(&address, false) : TC_ACT_UNSPEC;
@@ -201,11 +204,14 @@ int hold_egress(struct __sk_buff *skb)
 SEC("tc")
 int hold_inject(struct __sk_buff *skb)
 {
-    __u32 tap = skb->ifindex;
+    __u32 tap = skb->ifindex, receiver = 1;
     __u32 *nic = bpf_map_lookup_elem(&hold_taps, &tap);
     if (!nic)
         return TC_ACT_SHOT;
     skb->mark = HOLD_MARK;
+    // A packet of this host's own came by lo, as its hardware address tells: elsewhere it would be a martian.
+    if (bpf_skb_load_bytes(skb, 0, &receiver, 4) || receiver == 0)
+        return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
     return bpf_redirect(*nic, BPF_F_INGRESS);
 }
 

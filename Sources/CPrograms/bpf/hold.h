@@ -12,6 +12,8 @@ enum {
 
 // Set on a frame that comes back from the tap, taken off again where it passes.
 #define HOLD_MARK 0x6d6f6268
+// Set by this daemon on segments that it gives to sockets of this host itself: neither held nor silenced.
+#define HOLD_PASS 0x6d6f6270
 
 // An address of either family, IPv4 as ::ffff:a.b.c.d.
 struct hold_address {

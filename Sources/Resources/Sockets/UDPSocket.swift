@@ -3,8 +3,8 @@ import Kernel
 import KernelCapture
 import ProcessImage
 
-/// A UDP socket: its addresses and options. Datagrams that wait in its receive queue stay behind, as a network that
-/// loses them would have it; those that arrive during the move are held and delivered like all packets.
+/// A UDP socket: its addresses and options. Datagrams that wait in its receive queue are `WaitingDatagrams`; those that
+/// arrive during the move are held and delivered like all packets.
 enum UDPSocket: DescriptorKind {
     struct Record: Codable {
         var family: Int32
