@@ -35,8 +35,8 @@ public enum WaitingDatagrams {
     private static func peekAll(
         _ socket: borrowing FileDescriptor, _ family: UInt16
     ) throws(KernelError) -> [Socket.Datagram] {
-        // Most queues are empty, and nothing need be changed to see it. Not by a peek: the kernel takes an empty datagram
-        // that has been looked at for one that this reader has passed (net/core/datagram.c, __skb_try_recv_from_queue).
+        // Most queues are empty, and nothing need be changed to see it. Not by a peek: the kernel takes an empty
+        // datagram that was looked at for one already passed (net/core/datagram.c, __skb_try_recv_from_queue).
         guard try Pipe.poll(socket, POLLIN) & POLLIN != 0 else { return [] }
         // IP_PKTINFO, IPV6_RECVPKTINFO; a socket for both families tells IPv4 addresses mapped.
         let (level, name): (Int32, Int32) = Int32(family) == AF_INET ? (0, 8) : (41, 49)
