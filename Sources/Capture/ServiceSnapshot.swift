@@ -95,6 +95,7 @@ extension ServiceSnapshot {
 
     /// nil when the descriptor was closed meanwhile.
     private static func descriptor(_ file: FileRecord) throws(KernelError) -> DescriptorProbe? {
+        if let socket = file.socket { return self.socket(file, socket) }
         let path = "/proc/\(file.pid)/fd/\(file.number)"
         do throws(KernelError) {
             var probe = DescriptorProbe(pid: file.pid, number: file.number, link: try Files.readLink(path))
@@ -117,7 +118,20 @@ extension ServiceSnapshot {
         }
     }
 
-    /// On bytes: a service has thousands of sockets, and this is done while it is frozen.
+    /// What the kernel's program has read of a socket is all there is: nothing need be asked of /proc, and a service
+    /// has thousands of them.
+    private static func socket(_ file: FileRecord, _ socket: SocketRecord) -> DescriptorProbe {
+        var probe = DescriptorProbe(pid: file.pid, number: file.number, link: "socket:[\(file.inode)]")
+        probe.device = file.device
+        probe.inode = file.inode
+        probe.mode = S_IFSOCK | 0o777
+        probe.position = file.position
+        probe.flags = Int32(bitPattern: file.flags)
+        probe.description = file.description
+        probe.socket = socket
+        return probe
+    }
+
     private static func readDetails(_ probe: inout DescriptorProbe) throws(KernelError) {
         let text = try Files.read("/proc/\(probe.pid)/fdinfo/\(probe.number)")
         for line in text.split(separator: UInt8(ascii: "\n")) {
@@ -130,7 +144,6 @@ extension ServiceSnapshot {
             if let position = value("pos:") {
                 probe.position = Int64(position) ?? probe.position
             } else if let flags = value("flags:") {
-                // The kernel's program does not know O_CLOEXEC, which belongs to the number and not to the file.
                 probe.flags = Int32(flags, radix: 8) ?? probe.flags
             } else if value("mnt_id:") == nil && value("ino:") == nil {
                 probe.details.append(String(decoding: line, as: UTF8.self))

@@ -348,6 +348,16 @@ int capture_threads(struct bpf_iter__task *ctx) {
     return 0;
 }
 
+#define O_CLOEXEC 02000000
+
+// Of the number and not of the file, as fdinfo shows it.
+static bool closes_on_exec(struct task_struct *task, __u32 fd) {
+    unsigned long *bits = BPF_CORE_READ(task, files, fdt, close_on_exec);
+    word part = 0;
+    if (bits) bpf_probe_read_kernel(&part, sizeof(part), bits + fd / 64);
+    return part >> (fd & 63) & 1;
+}
+
 SEC("iter/task_file")
 int capture_files(struct bpf_iter__task_file *ctx) {
     struct task_struct *task = ctx->task;
@@ -362,7 +372,7 @@ int capture_files(struct bpf_iter__task_file *ctx) {
     fill_header(&out->header, CAPTURE_FILE, sizeof(*out), tid);
     out->number = ctx->fd;
     out->file = (word)file;
-    out->flags = file->f_flags;
+    out->flags = (file->f_flags & ~O_CLOEXEC) | (closes_on_exec(task, ctx->fd) ? O_CLOEXEC : 0);
     out->mode = file->f_mode;
     out->position = file->f_pos;
     out->inode = file->f_inode->i_ino;

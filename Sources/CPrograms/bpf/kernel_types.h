@@ -128,7 +128,12 @@ struct pt_regs {
     unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip;
 };
 
-struct files_struct;
+struct fdtable {
+    unsigned long *close_on_exec;
+};
+struct files_struct {
+    struct fdtable *fdt;
+};
 struct task_struct {
     struct thread_info thread_info;
     unsigned int flags, ptrace, personality, policy;

@@ -31,14 +31,19 @@ struct PackedOptions: Codable {
 
     private func word(_ at: Int) -> Int { Int(packed[at]) | Int(packed[at + 1]) << 8 }
 
-    /// Adds the option's value at `socket`, if this kernel and this family know it. `buffer` has room for any.
+    /// Adds the option's value at `socket`; false if this kernel or this kind of socket does not know it, and never
+    /// will. `buffer` has room for any.
     mutating func read(
         _ entry: SocketOption.Entry, of socket: borrowing FileDescriptor, _ buffer: inout [UInt8]
-    ) {
-        guard let length = try? Socket.option(socket, entry.level, entry.name, limit: entry.size, into: &buffer) else {
-            return
+    ) -> Bool {
+        do throws(KernelError) {
+            let length = try Socket.option(socket, entry.level, entry.name, limit: entry.size, into: &buffer)
+            append(entry.level, entry.name, buffer[..<length])
+            return true
+        } catch {
+            // ENOPROTOOPT, EOPNOTSUPP; other errors are those of a state.
+            return ![92, 95].contains(error.code.rawValue)
         }
-        append(entry.level, entry.name, buffer[..<length])
     }
 
     mutating func append(_ level: Int32, _ name: Int32, _ value: ArraySlice<UInt8>) {
@@ -67,23 +72,58 @@ struct PackedOptions: Codable {
     }
 
     /// Sets those that differ from what a new socket has: an option at its default is never touched.
+    ///
+    /// - Parameter defaults: what former sockets of the same family had at the same stage; none for the first.
     func apply(
-        to socket: borrowing FileDescriptor, besides excluded: (level: Int32, name: Int32)? = nil
+        to socket: borrowing FileDescriptor, besides excluded: (level: Int32, name: Int32)? = nil,
+        defaults: OptionDefaults? = nil
     ) throws(KernelError) {
         var now = [UInt8](repeating: 0, count: 64)
+        var isAsOthers = true
         try forEach { option throws(KernelError) in
             if let excluded, option.level == excluded.level, option.name == excluded.name { return }
+            if isAsOthers, defaults?.contains(option) ?? false { return }
             let limit = max(option.value.count, 4)
-            if let length = try? Socket.option(socket, option.level, option.name, limit: limit, into: &now),
-                now[..<length] == option.value
-            {
-                return
+            if let length = try? Socket.option(socket, option.level, option.name, limit: limit, into: &now) {
+                defaults?.learn(option, now[..<length])
+                if now[..<length] == option.value { return }
             }
+            // Options that change others: those have another default from here on.
+            if OptionDefaults.changesOthers(option) { isAsOthers = false }
             do throws(KernelError) {
                 try Socket.setOption(socket, option.level, option.name, Array(option.value))
             } catch  where option.level == SocketOption.tcp && option.name == SocketOption.congestion {
                 // A congestion control that this host has not: the host's own serves as well.
             }
+        }
+    }
+}
+
+/// What the options of new sockets of one family are at one stage of their making: asked of the first, for all.
+final class OptionDefaults {
+    private struct Key: Hashable {
+        var level: Int32
+        var name: Int32
+    }
+    private var values: [Key: [UInt8]] = [:]
+
+    func contains(_ option: PackedOptions.Option) -> Bool {
+        guard let value = values[Key(level: option.level, name: option.name)] else { return false }
+        return option.value.elementsEqual(value)
+    }
+
+    /// WINDOW_CLAMP is each connection's own.
+    func learn(_ option: PackedOptions.Option, _ value: ArraySlice<UInt8>) {
+        if option.level == SocketOption.tcp && option.name == 10 { return }
+        let key = Key(level: option.level, name: option.name)
+        if values[key] == nil { values[key] = Array(value) }
+    }
+
+    /// TOS and TCLASS set SO_PRIORITY, a congestion control sets options of TCP.
+    static func changesOthers(_ option: PackedOptions.Option) -> Bool {
+        switch (option.level, option.name) {
+        case (SocketOption.ip, 1), (SocketOption.ipv6, 67), (SocketOption.tcp, SocketOption.congestion): true
+        default: false
         }
     }
 }

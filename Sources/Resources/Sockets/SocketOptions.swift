@@ -1,5 +1,6 @@
 import Kernel
 import ProcessImage
+import Synchronization
 
 /// Everything about a socket that setsockopt(2) can give to another one.
 struct SocketSettings: Codable {
@@ -88,6 +89,27 @@ enum SocketOption {
     static let netlink: [Entry] = [3, 4, 5, 8, 10, 11, 12].map { .init(level: 270, name: $0) }
 }
 
+/// The options that a kind of socket has on this kernel. A third of all fails for each kind, and a service has
+/// thousands of sockets; so that is tried once.
+struct KnownOptions {
+    struct Kind: Hashable {
+        var family: Int32
+        var protocolNumber: Int32
+        /// Which list of `SocketOption` was asked for.
+        var count: Int
+    }
+
+    var early: [SocketOption.Entry]
+    var late: [SocketOption.Entry]
+
+    private static let table = Mutex<[Kind: KnownOptions]>([:])
+
+    static func of(_ kind: Kind) -> KnownOptions? { table.withLock { $0[kind] } }
+    static func remember(_ known: KnownOptions, for kind: Kind) {
+        table.withLock { if $0[kind] == nil { $0[kind] = known } }
+    }
+}
+
 extension SocketSettings {
     /// Reads every option of `socket` that this kernel and this family know.
     static func capture(
@@ -98,8 +120,17 @@ extension SocketSettings {
             throw ResourceError(subject, "a packet filter (SO_ATTACH_FILTER) cannot be carried")
         }
         var buffer = [UInt8](repeating: 0, count: 64)
-        for entry in SocketOption.early { settings.early.read(entry, of: socket, &buffer) }
-        for entry in entries { settings.late.read(entry, of: socket, &buffer) }
+        let kind = try step(subject, "its options cannot be read") { () throws(KernelError) in
+            // SO_DOMAIN and SO_PROTOCOL.
+            KnownOptions.Kind(
+                family: try Socket.integer(socket, SocketOption.socket, 39),
+                protocolNumber: try Socket.integer(socket, SocketOption.socket, 38), count: entries.count)
+        }
+        let known = KnownOptions.of(kind) ?? KnownOptions(early: SocketOption.early, late: entries)
+        let found = KnownOptions(
+            early: known.early.filter { settings.early.read($0, of: socket, &buffer) },
+            late: known.late.filter { settings.late.read($0, of: socket, &buffer) })
+        KnownOptions.remember(found, for: kind)
         try step(subject, "its options cannot be read") { () throws(KernelError) in
             let level = SocketOption.socket
             settings.reuseAddress = try Socket.integer(socket, level, SocketOption.reuseAddress)

@@ -28,29 +28,46 @@ extension TCPConnection {
             try SocketMaker.make(
                 records.map { .init(family: $0.family, type: 1, protocolNumber: 6) }, in: embryo, context: context)
         }
+        let defaults = Defaults()
         for (position, index) in indices.enumerated() {
             try build(
                 records[position], numbers[position], flags: context.image.descriptions[Int(index)].statusFlags,
-                in: embryo, context: context)
+                in: embryo, context: context, defaults)
         }
         return numbers
     }
 
+    /// What new sockets have for options, by family: before bind(2), and once connected.
+    private final class Defaults {
+        private var early: [Int32: OptionDefaults] = [:], late: [Int32: OptionDefaults] = [:]
+
+        func early(_ family: Int32) -> OptionDefaults { Self.entry(&early, family) }
+        func late(_ family: Int32) -> OptionDefaults { Self.entry(&late, family) }
+
+        private static func entry(_ table: inout [Int32: OptionDefaults], _ family: Int32) -> OptionDefaults {
+            if let known = table[family] { return known }
+            let new = OptionDefaults()
+            table[family] = new
+            return new
+        }
+    }
+
     /// Gives the embryo's new socket `number` the connection's state.
     private static func build(
-        _ record: Record, _ number: Int32, flags: Int32, in embryo: any EmbryoPort, context: any RestoreContext
+        _ record: Record, _ number: Int32, flags: Int32, in embryo: any EmbryoPort, context: any RestoreContext,
+        _ defaults: Defaults = Defaults()
     ) throws(ResourceError) {
         try step("pid \(embryo.pid) \(record.subject)", "cannot be made") { () throws(KernelError) in
             let socket = try embryo.take(number)
             try TCP.set(socket, TCP.repair, TCP.on)
-            try establish(record, on: socket)
+            try establish(record, on: socket, defaults)
             if record.isLost {
                 // Dissolving an association in repair mode leaves ECONNABORTED as the socket's error.
                 try Socket.connect(socket, .unspecified)
                 try TCP.set(socket, TCP.repair, TCP.offSilently)
                 try record.settings.applyReuse(to: socket)
             } else {
-                try negotiate(record, elapsed: context.frozenNanoseconds, on: socket)
+                try negotiate(record, elapsed: context.frozenNanoseconds, on: socket, defaults)
                 // Before the queues as well: the size of segments is bounded by half the largest window seen.
                 try setWindow(record, received: record.receiveSequence, on: socket)
                 try fillQueues(record, of: socket)
@@ -62,7 +79,7 @@ extension TCPConnection {
 
     /// Sequence numbers, addresses and the service's options: an ESTABLISHED socket with empty queues.
     private static func establish(
-        _ record: Record, on socket: borrowing FileDescriptor
+        _ record: Record, on socket: borrowing FileDescriptor, _ defaults: Defaults
     ) throws(KernelError) {
         try TCP.set(socket, TCP.repairQueue, TCP.sendQueue)
         try TCP.set(socket, TCP.queueSequence, record.sendSequence)
@@ -71,7 +88,8 @@ extension TCPConnection {
         try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
         let (level, name) = SocketMaker.transparency(record.family)
         let old = record.settings.early.value(level, name)
-        try record.settings.early.apply(to: socket, besides: (level, name))
+        try record.settings.early.apply(
+            to: socket, besides: (level, name), defaults: defaults.early(record.family))
         try record.settings.widen(
             socket, sending: record.sent.count + record.unsent.count, receiving: record.received.count)
         try Socket.setInteger(socket, level, name, 1)
@@ -87,7 +105,7 @@ extension TCPConnection {
 
     /// What both ends agreed on in the handshake, the timestamp clock, and the service's own options.
     private static func negotiate(
-        _ record: Record, elapsed: Int64, on socket: borrowing FileDescriptor
+        _ record: Record, elapsed: Int64, on socket: borrowing FileDescriptor, _ defaults: Defaults
     ) throws(KernelError) {
         // struct tcp_repair_opt: kind (TCPOPT_MSS 2, WINDOW 3, SACK_PERM 4, TIMESTAMP 8) and value.
         var options: [(UInt32, UInt32)] = [(2, record.maximumSegment)]
@@ -104,7 +122,7 @@ extension TCPConnection {
             let value = advanced(record.timestamp, nanoseconds: elapsed)
             try TCP.set(socket, TCP.timestamp, value)
         }
-        try record.settings.late.apply(to: socket)
+        try record.settings.late.apply(to: socket, defaults: defaults.late(record.family))
     }
 
     /// The timestamp clock after `nanoseconds`. The getter hides bit 0 of a millisecond clock, so a clock set to
