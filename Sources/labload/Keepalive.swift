@@ -152,7 +152,8 @@ final class Keepalive {
         }
         lastAnswer = now
         connection.waitingSince = nil
-        connection.next = now + interval
+        // In random order: each rests for half to one and a half intervals.
+        connection.next = now + Int64.random(in: interval / 2...interval * 3 / 2)
         if connection.reader.closes {
             count { $0.reconnects += 1 }
             drop(connection)

@@ -1,0 +1,142 @@
+import Foundation
+import Glibc
+import Kernel
+import Lab
+
+/// One line of the table.
+struct Figures: Codable {
+    let `case`: String
+    let family: Int
+    let moves: Int
+    let resets: Int
+    let failed: Int
+    let rto: Int
+    let retransmitted_median: Double
+    let silence_ms_max: Double
+    /// Not among the keys that readers expect, and of use to people.
+    let frozen_ms_median: Double
+    let remark: String
+}
+
+/// Moves one case's service back and forth under its load.
+struct Run {
+    let lab: Lab
+    let subject: Case
+    let moves: Int
+
+    func figures() throws -> Figures {
+        let (a, client) = try (lab["a"], lab["c"])
+        try subject.install(lab)
+        for unit in [subject.unit] + [subject.bystander].compactMap({ $0 }) {
+            try a.run("systemctl", "restart", unit)
+        }
+        let load = try start(on: client)
+        defer { load.kill() }
+        // Some other traffic for the service that moves while it is its neighbour who is measured.
+        let other =
+            try subject.bystander == nil
+            ? nil : client.spawn(lab.clientProgram("bulk"), "down", subject.address, "7000")
+        defer { other?.kill() }
+        try waitUntil("the load", timeout: .seconds(20)) { try isServed(load) }
+        let counters = try client.counters()
+        var (retransmitted, frozen): ([Double], [Double]) = ([], [])
+        for number in 0..<moves {
+            let before = try client.counters()
+            frozen.append(try move(number))
+            try settle(load)
+            retransmitted.append(Double(try grown("Tcp.RetransSegs", since: before, client)))
+        }
+        let (rto, resets) = try (
+            grown("TcpExt.TCPTimeouts", since: counters, client), grown("Tcp.EstabResets", since: counters, client)
+        )
+        let end = try finish(load)
+        for unit in [subject.unit, subject.bystander].compactMap({ $0 }) {
+            for name in ["a", "b"] { try lab[name].run("systemctl", "stop", unit, allowFailure: true) }
+        }
+        return Figures(
+            case: subject.name, family: subject.family.rawValue, moves: moves, resets: resets + (end.resets ?? 0),
+            failed: end.failed ?? 0, rto: rto, retransmitted_median: median(retransmitted),
+            silence_ms_max: end.longest_silence_ms ?? 0, frozen_ms_median: median(frozen), remark: subject.remark)
+    }
+
+    /// Moves once and returns the frozen time, milliseconds.
+    private func move(_ number: Int) throws -> Double {
+        let (source, destination) = number % 2 == 0 ? ("a", "b") : ("b", "a")
+        let text = try lab[source].run(
+            "mobilityctl", "migrate", "--json=short", subject.unit, destination, timeout: .seconds(60)
+        ).output
+        struct Status: Decodable {
+            let frozenMicroseconds: UInt64
+        }
+        guard let line = text.split(separator: "\n").last,
+            let status = try? JSONDecoder().decode(Status.self, from: Data(line.utf8))
+        else { throw LabError("mobilityctl said no JSON: \(text)") }
+        return Double(status.frozenMicroseconds) / 1000
+    }
+
+    // MARK: - The load
+
+    private func start(on client: LabHost) throws -> LabProcess {
+        switch subject.load {
+        case .requests(let arguments): try client.spawn([Product.releaseDirectory + "/labload"] + arguments)
+        case .program(let name, let arguments): try client.spawn([try lab.clientProgram(name)] + arguments)
+        }
+    }
+
+    private func isServed(_ load: LabProcess) throws -> Bool {
+        guard load.isRunning else { throw LabError("the load has ended: \(load.output)\(load.errorOutput)") }
+        guard case .requests = subject.load else { return load.output.contains("\"start\"") }
+        guard load.output.contains("\"start\"") else { return false }
+        _ = try load.window()
+        return load.lines.compactMap(\.requests).reduce(0, +) > 1000
+    }
+
+    /// Until clients are served as before, so that each move meets the full load.
+    private func settle(_ load: LabProcess) throws {
+        guard load.isRunning else { throw LabError("the load has ended: \(load.output.suffix(300))") }
+        // The pace of the moves, not a wait for something.
+        try Poll.pause(milliseconds: 500)
+    }
+
+    private func finish(_ load: LabProcess) throws -> LoadLine {
+        try load.signal(SIGTERM)
+        try load.wait(timeout: .seconds(20))
+        guard let line = load.lines.last, line.event == "end" else {
+            throw LabError("the load ended without totals: \(load.output.suffix(300)) \(load.errorOutput)")
+        }
+        return line
+    }
+
+    private func grown(_ name: String, since before: [String: Int], _ client: LabHost) throws -> Int {
+        (try client.counters()[name] ?? 0) - (before[name] ?? 0)
+    }
+
+    private func median(_ values: [Double]) -> Double {
+        let sorted = values.sorted()
+        guard !sorted.isEmpty else { return 0 }
+        let middle = sorted.count / 2
+        return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+    }
+}
+
+/// What a load says in one line of JSON.
+struct LoadLine: Decodable {
+    let event: String
+    let requests, failed, resets: Int?
+    let longest_silence_ms: Double?
+}
+
+extension LabProcess {
+    var lines: [LoadLine] {
+        output.split(separator: "\n").compactMap { try? JSONDecoder().decode(LoadLine.self, from: Data($0.utf8)) }
+    }
+
+    /// labload's figures since the last call.
+    func window() throws -> LoadLine {
+        let before = lines.count { $0.event == "window" }
+        try signal(SIGUSR1)
+        try waitUntil("report of the load") { lines.count { $0.event == "window" } > before }
+        guard let line = lines.last(where: { $0.event == "window" }) else { throw LabError("no report of the load") }
+        return line
+    }
+}
