@@ -361,6 +361,8 @@ enum RecordDecoder {
         socket.isMPTCP = try reader.flag()
         socket.hasUpperLayer = try reader.flag()
         socket.isSigned = try reader.flag()
+        socket.hasFilter = try reader.flag()
+        socket.hasSelector = try reader.flag()
         let local = try reader.block(16)
         let remote = try reader.block(16)
         let nameLength = Int(try reader.word())

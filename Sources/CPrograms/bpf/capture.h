@@ -96,7 +96,7 @@ struct capture_file {
     word is_socket;
     word family, type, protocol, state, shutdown;
     word local_port, remote_port, timestamp_recent, accept_queue, half_open;
-    word peer_inode, is_mptcp, has_upper_layer, is_signed;
+    word peer_inode, is_mptcp, has_upper_layer, is_signed, has_filter, has_selector;
     unsigned char local_address[16], remote_address[16];
     // Of a unix socket: its own name and that of the socket it is connected to.
     word name_length, peer_name_length;
