@@ -235,8 +235,9 @@ extension SourceMove {
             guard !service.snapshot.processes.contains(where: \.isZombie) else {
                 throw MoveError(.reshaped, "one of its processes has ended")
             }
-            let refusals = service.refusals()
-            guard refusals.isEmpty else { throw Self.refusal(refusals.map { CheckLine($0) }) }
+            let pids = service.snapshot.processes.map(\.pid)
+            let refusals = try UnitLines.checkFrozen(view, pids: pids) + service.refusals().map { CheckLine($0) }
+            guard refusals.isEmpty else { throw Self.refusal(refusals) }
             return try service.capture()
         }
         frozen.holds = captured.holds

@@ -310,9 +310,21 @@ static void hold(const char *kind) {
     }
 }
 
-int main(int argc, char **argv) {
-    for (int i = 1; i < argc; i++) hold(argv[i]);
-    // Tells whoever started the unit that the thing is there.
+// Tells whoever started the unit that the thing is there.
+static void be_ready(void) {
     close(must(open("/run/awkward.ready", O_WRONLY | O_CREAT, 0644), "/run/awkward.ready"));
+}
+
+// `when PATH` among the arguments: what follows is held once the path exists.
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "when") || i + 1 == argc) {
+            hold(argv[i]);
+            continue;
+        }
+        be_ready();
+        for (i++; access(argv[i], F_OK);) usleep(1000);
+    }
+    be_ready();
     for (;;) pause();
 }
