@@ -95,7 +95,13 @@ extension ServiceSnapshot {
 
     /// nil when the descriptor was closed meanwhile.
     private static func descriptor(_ file: FileRecord) throws(KernelError) -> DescriptorProbe? {
-        if let socket = file.socket { return self.socket(file, socket) }
+        if let socket = file.socket {
+            var probe = self.socket(file, socket)
+            // fdinfo tells of descriptors that wait in the queue of a unix socket.
+            if socket.family != AF_UNIX { return probe }
+            do throws(KernelError) { try readDetails(&probe) } catch  where error.code == .noEntry { return nil }
+            return probe
+        }
         let path = "/proc/\(file.pid)/fd/\(file.number)"
         do throws(KernelError) {
             var probe = DescriptorProbe(pid: file.pid, number: file.number, link: try Files.readLink(path))
@@ -118,8 +124,8 @@ extension ServiceSnapshot {
         }
     }
 
-    /// What the kernel's program has read of a socket is all there is: nothing need be asked of /proc, and a service
-    /// has thousands of them.
+    /// What the kernel's program has read of an internet socket is all there is: nothing need be asked of /proc, and a
+    /// service has thousands of them.
     private static func socket(_ file: FileRecord, _ socket: SocketRecord) -> DescriptorProbe {
         var probe = DescriptorProbe(pid: file.pid, number: file.number, link: "socket:[\(file.inode)]")
         probe.device = file.device

@@ -61,7 +61,18 @@ public enum SharedMemoryUse {
 extension ServiceInspector {
     /// What speaks against a move before it: `check`, and what takes too long to look for in the frozen time.
     public func checkBeforehand(_ snapshot: ServiceSnapshot) -> [Refusal] {
-        check(snapshot) + memoryOfOthers(snapshot)
+        check(snapshot) + memoryOfOthers(snapshot) + descriptorsInFlight(snapshot)
+    }
+
+    /// Descriptors that wait in a queue for their receiver, unix(7) SCM_RIGHTS. Most are taken at once, so those that
+    /// are met in the freeze are a reason to try again; those that wait for long are one to refuse.
+    private func descriptorsInFlight(_ snapshot: ServiceSnapshot) -> [Refusal] {
+        snapshot.descriptors.filter { ($0.detail("scm_fds") ?? "0") != "0" }.map {
+            Refusal(
+                pid: $0.pid, subject: "fd \($0.number)", object: $0.link,
+                why: "descriptors are in flight in its queue (SCM_RIGHTS), which cannot be carried",
+                remedy: "repeat the check; if it stays, the service does not read that socket: restart it")
+        }
     }
 
     /// Shared memory that processes of other units use as well: they stay, and would be left with another memory.

@@ -6,6 +6,7 @@ public struct FileSystemType: Equatable, Sendable {
     public let magic: Int
 
     public static let messageQueues = FileSystemType(magic: 0x1980_0202)
+    public static let secretMemory = FileSystemType(magic: 0x5345_434d)
     public static let hugePages = FileSystemType(magic: 0x9584_58f6)
 
     public init(magic: Int) { self.magic = magic }

@@ -9,7 +9,7 @@ public struct RecordError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// A cursor over the stream that the programs of Sources/CPrograms/bpf/capture.bpf.c write; capture.h is the layout.
 struct RecordReader {
-    static let magic: UInt32 = 0x4d50_0005
+    static let magic: UInt32 = 0x4d50_0006
     private let bytes: [UInt8]
     private var offset = 0
     private var end = 0
@@ -361,6 +361,8 @@ enum RecordDecoder {
         socket.isMPTCP = try reader.flag()
         socket.hasUpperLayer = try reader.flag()
         socket.isSigned = try reader.flag()
+        socket.hasFilter = try reader.flag()
+        socket.hasSelector = try reader.flag()
         let local = try reader.block(16)
         let remote = try reader.block(16)
         let nameLength = Int(try reader.word())

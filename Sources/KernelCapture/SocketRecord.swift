@@ -28,6 +28,10 @@ public struct SocketRecord: Codable, Sendable {
     public var hasUpperLayer = false
     /// Keys of TCP-MD5 (RFC 2385) or TCP-AO (RFC 5925) are installed.
     public var isSigned = false
+    /// A program decides what it receives: SO_ATTACH_FILTER, SO_ATTACH_BPF.
+    public var hasFilter = false
+    /// A program spreads what comes over the sockets of its port: SO_ATTACH_REUSEPORT_CBPF, _EBPF.
+    public var hasSelector = false
     /// Inet: the first multicast group that the socket has joined, 16 bytes (IPv4 mapped); empty when none.
     public var multicastGroup: [UInt8] = []
     public init() {}

@@ -242,8 +242,9 @@ extension SourceMove {
             guard !service.snapshot.processes.contains(where: \.isZombie) else {
                 throw MoveError(.reshaped, "one of its processes has ended")
             }
-            let refusals = service.refusals()
-            guard refusals.isEmpty else { throw Self.refusal(refusals.map { CheckLine($0) }) }
+            let pids = service.snapshot.processes.map(\.pid)
+            let refusals = try UnitLines.checkFrozen(view, pids: pids) + service.refusals().map { CheckLine($0) }
+            guard refusals.isEmpty else { throw Self.refusal(refusals) }
             let captured = try service.capture()
             waiting = try waitingPackets(service.snapshot.descriptors, lanes)
             return captured

@@ -10,6 +10,26 @@ enum UnitLines {
         settings(view.status) + namespaces(view, pids)
     }
 
+    /// The check again, on what is frozen now. The manager is asked only for units that may give it something to keep.
+    static func checkFrozen(_ view: UnitView, pids: [Int32]) throws(MoveError) -> [CheckLine] {
+        var lines = namespaces(view, pids)
+        if view.status.fileDescriptorStoreMax > 0 {
+            let count = try SourceMove.step("asking systemd for the descriptors that it keeps") {
+                try SystemdClient().storedDescriptors(view.name)
+            }
+            lines += stored(count, view.status.id)
+        }
+        return lines
+    }
+
+    private static func stored(_ count: UInt64, _ unit: String) -> [CheckLine] {
+        guard count > 0 else { return [] }
+        let why =
+            "systemd keeps \(count) descriptors for it (FDSTORE=1), which cannot be carried; set "
+            + "FileDescriptorStoreMax=0, or move it by stop and start"
+        return [CheckLine("unit", unit, passed: false, why: why)]
+    }
+
     private static func settings(_ status: UnitStatus) -> [CheckLine] {
         var lines: [CheckLine] = []
         func refuse(_ why: String) { lines.append(CheckLine("unit", status.id, passed: false, why: why)) }
@@ -18,11 +38,7 @@ enum UnitLines {
                 "has Type=oneshot, whose end systemd awaits; for a service that runs on use Type=simple, exec, notify "
                     + "or forking")
         }
-        if status.fileDescriptorStoreCount > 0 {
-            refuse(
-                "systemd keeps \(status.fileDescriptorStoreCount) descriptors for it (FDSTORE=1), which cannot be "
-                    + "carried; set FileDescriptorStoreMax=0, or move it by stop and start")
-        }
+        lines += stored(status.fileDescriptorStoreCount, status.id)
         for other in status.onSuccess {
             refuse("has OnSuccess=\(other), which would start when the service leaves; remove it")
         }

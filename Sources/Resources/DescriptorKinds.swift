@@ -30,9 +30,28 @@ public enum DescriptorKinds {
         }
     }
 
+    /// Programs of the service's at its sockets, socket(7): the kernel gives only classic filters back.
+    private static func programs(_ probe: DescriptorProbe) -> [Refusal] {
+        guard let socket = probe.socket else { return [] }
+        var refusals: [Refusal] = []
+        if socket.hasFilter {
+            refusals.append(
+                probe.refusal(
+                    "has a packet filter (SO_ATTACH_FILTER), which cannot be carried",
+                    remedy: "configure the service not to filter that socket"))
+        }
+        if socket.hasSelector {
+            refusals.append(
+                probe.refusal(
+                    "has a program that spreads connections (SO_ATTACH_REUSEPORT_CBPF), which cannot be carried",
+                    remedy: "configure the service not to use it; the kernel spreads by a hash of the addresses"))
+        }
+        return refusals
+    }
+
     /// The check of one descriptor, whatever it is: an unknown kind is a refusal.
     public static func check(_ probe: DescriptorProbe, in context: CheckContext) -> [Refusal] {
-        if let kind = kind(of: probe) { return kind.check(probe, in: context) }
+        if let kind = kind(of: probe) { return kind.check(probe, in: context) + programs(probe) }
         return [
             Refusal(
                 pid: probe.pid, subject: "fd \(probe.number)", object: probe.link,

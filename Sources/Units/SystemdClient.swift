@@ -39,6 +39,18 @@ public final class SystemdClient {
         return UnitStatus(unit: general, service: service)
     }
 
+    /// How many descriptors the manager keeps for the service now, sd_pid_notify_with_fds(3).
+    public func storedDescriptors(_ unit: String) throws(SystemdError) -> UInt64 {
+        let path = try call("LoadUnit", on: unit, unit).first?.string ?? ""
+        let reply = try bus.call(
+            Self.destination, path, "org.freedesktop.DBus.Properties", "Get", on: unit, timeout: timeout
+        ) { message in
+            let code = message.append("org.freedesktop.systemd1.Service")
+            return code < 0 ? code : message.append("NFileDescriptorStore")
+        }
+        return try reply.values().first?.unsigned ?? 0
+    }
+
     /// Queues a start, `systemctl start --no-block`.
     ///
     /// - Parameter mode: `replace`, `fail`, `isolate`, `ignore-dependencies`, `ignore-requirements`.

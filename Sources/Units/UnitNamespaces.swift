@@ -13,11 +13,12 @@ enum UnitNamespaces {
         if flag("PrivateUsers") || differs("PrivateUsersEx", from: "no") { made.insert("user") }
         if flag("PrivateIPC") || differs("IPCNamespacePath", from: "") { made.insert("ipc") }
         if flag("ProtectHostname") || differs("ProtectHostnameEx", from: "no") { made.insert("uts") }
-        if differs("ProtectControlGroupsEx", from: "no") { made.insert("cgroup") }
+        // `yes` makes the hierarchy read-only, `private` and `strict` have a namespace.
+        if ["private", "strict"].contains(service["ProtectControlGroupsEx"]?.string) { made.insert("cgroup") }
         let texts = [
             ("ProtectSystem", "no"), ("ProtectHome", "no"), ("ProtectProc", "default"), ("ProcSubset", "all"),
             ("RootDirectory", ""), ("RootImage", ""), ("LogNamespace", ""), ("PrivateTmpEx", "no"),
-            ("ProtectControlGroupsEx", "no"), ("PrivatePIDs", "no"),
+            ("ProtectControlGroupsEx", "no"), ("PrivatePIDs", "no"), ("PrivateBPF", "no"),
         ]
         let isMounted =
             flag(

@@ -132,6 +132,11 @@ struct SurvivalCornerTests {
         ("mqueue", ["/awkward", "POSIX message queue"]),
         ("fifo", ["/run/awkward.fifo", "named FIFO"]),
         ("raw", ["raw sockets cannot be carried"]),
+        ("in-flight", ["process %", "descriptors are in flight", "SCM_RIGHTS"]),
+        ("filter", ["process %", "packet filter (SO_ATTACH_FILTER)"]),
+        ("selector", ["process %", "SO_ATTACH_REUSEPORT_CBPF"]),
+        ("secret", ["process %", "/secretmem", "memfd_secret(2)"]),
+        ("huge", ["process %", "/memfd:huge", "MFD_HUGETLB"]),
         ("store", ["systemd keeps 1 descriptors", "FileDescriptorStoreMax=0"]),
         ("unshared-uts", ["process % UTS namespace", "is the service's own"]),
         ("unshared-mount", ["process % mount namespace", "is the service's own"]),
@@ -143,6 +148,74 @@ struct SurvivalCornerTests {
         ("session-key", ["process %", "session keyring", "holds 2 keys"]),
         ("personality", ["process %", "personality", "execution domain"]),
     ]
+
+    /// Name, lines of the unit, in which `%p` stands for the program, and what the check says of it.
+    private static let refusedUnits: [(name: String, text: String, lines: [[String]])] = [
+        (
+            "oneshot", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '%p nothing &'",
+            [["oneshot.service", "Type=oneshot", "use Type=simple"]]
+        ),
+        (
+            "followed", "[Unit]\nOnSuccess=follower.service\n[Service]\nExecStart=%p nothing",
+            [["followed.service", "OnSuccess=follower.service"]]
+        ),
+        (
+            "own",
+            "[Service]\nExecStart=/usr/bin/unshare --user --map-root-user --ipc --uts --cgroup --mount %p nothing",
+            ["user", "IPC", "UTS", "cgroup", "mount"].map { ["process ", " \($0) namespace", "is the service's own"] }
+        ),
+        (
+            "apart", "[Service]\nExecStart=/usr/bin/unshare --net %p nothing",
+            [["network namespace", "is not the host's"]]
+        ),
+    ]
+
+    private func startAwkward(_ unit: String, _ text: String, at address: String, in lab: Lab) throws {
+        let a = try lab["a"]
+        try lab.installService(unit, text + "\n[X-Mobility]\nVirtualAddress=\(address)/24\n")
+        try a.run("rm", "-f", "/run/awkward.ready")
+        try a.start(unit)
+        try waitUntil("\(unit) to be ready") {
+            try a.run("test", "-e", "/run/awkward.ready", allowFailure: true).succeeded
+        }
+    }
+
+    @Test func `What cannot be carried of a unit is refused by name`() throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let (a, program) = (try lab["a"], try lab.compile("awkward"))
+        for (index, (name, text, lines)) in Self.refusedUnits.enumerated() {
+            let unit = name + ".service"
+            try startAwkward(unit, text.replacing("%p", with: program), at: "10.10.10.\(71 + index)", in: lab)
+            let check = try a.run("mobilityctl", "check", unit, "b", allowFailure: true)
+            #expect(check.status == .exited(1), "\(unit): \(check.output)\(check.errorOutput)")
+            let failed = check.output.split(separator: "\n").filter { $0.contains("✗") }
+            for words in lines {
+                #expect(
+                    failed.contains { line in words.allSatisfy { line.contains($0) } },
+                    "\(unit): no line with \(words) in:\n\(check.output)")
+            }
+            try a.run("systemctl", "stop", unit)
+        }
+    }
+
+    /// The service does it when it sees that its move begins.
+    @Test func `What a unit comes to after the check takes the move back`() throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let (unit, a) = ("late.service", try lab["a"])
+        let program = try lab.compile("awkward")
+        let start = "ExecStart=\(program) when /run/systemd/system/\(unit).d store unshared-uts"
+        try startAwkward(
+            unit, "[Service]\nNotifyAccess=all\nFileDescriptorStoreMax=4\n\(start)", at: "10.10.10.79", in: lab)
+        let original = try MasterProcess(of: unit, on: a)
+        let check = try a.run("mobilityctl", "check", unit, "b", allowFailure: true)
+        #expect(check.succeeded, "\(check.output)\(check.errorOutput)")
+        let move = try a.run("mobilityctl", "migrate", unit, "b", allowFailure: true)
+        for words in ["rolled-back", "systemd keeps 1 descriptors", "UTS namespace"] {
+            #expect((move.output + move.errorOutput).contains(words), "\(words) is not in \(move.output)")
+        }
+        try expectArrived(unit, original, a)
+        try a.run("systemctl", "stop", unit)
+    }
 
     @Test func `What cannot be carried of a process is refused by name`() throws {
         guard let lab = SurvivalLab.lab() else { return }

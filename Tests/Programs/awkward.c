@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/if_tun.h>
 #include <linux/keyctl.h>
 #include <mqueue.h>
@@ -182,22 +183,46 @@ static void fifo(void) {
     must(open("/run/awkward.fifo", O_RDWR), "/run/awkward.fifo");
 }
 
-// A descriptor in systemd's keeping, sd_pid_notify_with_fds(3).
-static void store(void) {
-    int fd = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket"), kept = must(memfd_create("kept", 0), "memfd_create");
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strncpy(address.sun_path, getenv("NOTIFY_SOCKET"), sizeof address.sun_path - 1);
-    char text[] = "FDSTORE=1\nFDNAME=kept", control[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec data = {text, sizeof text - 1};
-    struct msghdr message = {&address, sizeof address, &data, 1, control, sizeof control, 0};
+// Sends a text with a memfd, to `address` or to whoever the socket is connected to.
+static void send_descriptor(int fd, struct sockaddr_un *address, char *text) {
+    int sent = must(memfd_create("sent", 0), "memfd_create");
+    char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec data = {text, strlen(text)};
+    struct msghdr message = {address, address ? sizeof *address : 0, &data, 1, control, sizeof control, 0};
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &kept, sizeof(int));
-    must(sendmsg(fd, &message, 0), "FDSTORE");
+    memcpy(CMSG_DATA(header), &sent, sizeof(int));
+    must(sendmsg(fd, &message, 0), "SCM_RIGHTS");
+    close(sent);
+}
+
+// A descriptor in systemd's keeping, sd_pid_notify_with_fds(3).
+static void store(void) {
+    int fd = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strncpy(address.sun_path, getenv("NOTIFY_SOCKET"), sizeof address.sun_path - 1);
+    send_descriptor(fd, &address, "FDSTORE=1\nFDNAME=kept");
     close(fd);
-    close(kept);
+}
+
+// A descriptor that nobody has received yet.
+static void in_flight(void) {
+    int ends[2];
+    must(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+    send_descriptor(ends[0], NULL, "x");
+}
+
+// A socket with a program of the service's: one that takes everything, or one that chooses the first of the port.
+static void programmed(int option) {
+    int fd = must(socket(AF_INET, SOCK_DGRAM, 0), "socket"), yes = 1;
+    struct sock_filter code = {BPF_RET | BPF_K, 0, 0, option == SO_ATTACH_FILTER ? -1 : 0};
+    struct sock_fprog program = {1, &code};
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    must(setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof yes), "SO_REUSEPORT");
+    must(bind(fd, (struct sockaddr *)&any, sizeof any), "bind");
+    must(setsockopt(fd, SOL_SOCKET, option, &program, sizeof program), "SO_ATTACH");
 }
 
 static void hold(const char *kind) {
@@ -269,15 +294,37 @@ static void hold(const char *kind) {
         must(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), "socket");
     } else if (!strcmp(kind, "store")) {
         store();
+    } else if (!strcmp(kind, "in-flight")) {
+        in_flight();
+    } else if (!strcmp(kind, "filter")) {
+        programmed(SO_ATTACH_FILTER);
+    } else if (!strcmp(kind, "selector")) {
+        programmed(SO_ATTACH_REUSEPORT_CBPF);
+    } else if (!strcmp(kind, "secret")) {
+        must(syscall(447, 0), "memfd_secret"); // not in the headers of Debian 12
+    } else if (!strcmp(kind, "huge")) {
+        must(memfd_create("huge", MFD_HUGETLB), "memfd_create");
     } else if (strcmp(kind, "nothing")) {
         fprintf(stderr, "awkward: unknown kind `%s`\n", kind);
         exit(64);
     }
 }
 
-int main(int argc, char **argv) {
-    for (int i = 1; i < argc; i++) hold(argv[i]);
-    // Tells whoever started the unit that the thing is there.
+// Tells whoever started the unit that the thing is there.
+static void be_ready(void) {
     close(must(open("/run/awkward.ready", O_WRONLY | O_CREAT, 0644), "/run/awkward.ready"));
+}
+
+// `when PATH` among the arguments: what follows is held once the path exists.
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "when") || i + 1 == argc) {
+            hold(argv[i]);
+            continue;
+        }
+        be_ready();
+        for (i++; access(argv[i], F_OK);) usleep(1000);
+    }
+    be_ready();
     for (;;) pause();
 }

@@ -2,13 +2,10 @@
 // time it is asked over TCP: kinds ADDRESS PORT DATAFILE LOGFILE. Answers `OK`, or what differs. Every check leaves
 // its object as it found it, so that it can be asked again after the next move.
 #include "asked.h"
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -23,14 +20,13 @@
 #include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
-#include <time.h>
 
 enum { HOUR = 3600, PIPE_SIZE = 1 << 18, STACK = 65536, QUEUED = 34, HIGH_SIGNAL = 41, HIGH = 200 };
 
 static const char *data_path, *log_path;
 static int pipes[2], streams[2], packets[2], counter, semaphore, polls, once, ticks, boots, signals;
-static int data, duplicate, log_file, unlinked, again, memory, local, asynchronous[2];
-static volatile sig_atomic_t readable;
+static int data, duplicate, log_file, unlinked, again, memory, local, asynchronous[4];
+static sigset_t readable;
 static char *view, *other_view, *private_view, first[16], *alternate;
 static double started, started_boot;
 static struct rlimit files = {3000, 3500}, core = {0, 0};
@@ -86,27 +82,31 @@ static void on_user1(int number) {
     handled_on_alternate = &here >= alternate && &here < alternate + STACK;
 }
 
-static void on_readable(int number) {
-    (void)number;
-    readable++;
-}
-
-// A pipe that says by a signal when there is something to read, fcntl(2) O_ASYNC.
+// A pipe and a socket that say by a signal when there is something to read, fcntl(2) O_ASYNC.
 static void make_asynchronous(void) {
-    signal(HIGH_SIGNAL, on_readable);
-    need(!pipe(asynchronous) && !fcntl(asynchronous[0], F_SETOWN, getpid())
-             && !fcntl(asynchronous[0], F_SETSIG, HIGH_SIGNAL)
-             && !fcntl(asynchronous[0], F_SETFL, O_ASYNC), "O_ASYNC");
+    int *end = asynchronous;
+    sigaddset(&readable, HIGH_SIGNAL);
+    pthread_sigmask(SIG_BLOCK, &readable, NULL);
+    need(!pipe(end) && !socketpair(AF_UNIX, SOCK_STREAM, 0, end + 2), "ends");
+    need(!setsockopt(end[2], SOL_SOCKET, SO_LOCK_FILTER, &(int){1}, sizeof(int)), "SO_LOCK_FILTER");
+    for (; end < asynchronous + 4; end += 2)
+        need(!fcntl(*end, F_SETOWN, getpid()) && !fcntl(*end, F_SETSIG, HIGH_SIGNAL)
+                 && !fcntl(*end, F_SETFL, O_ASYNC), "O_ASYNC");
 }
 
 static void check_asynchronous(void) {
     char byte = 'x';
-    SAME("O_ASYNC", O_ASYNC, fcntl(asynchronous[0], F_GETFL) & O_ASYNC);
-    readable = 0;
-    SAME("write to the pipe that signals", 1, write(asynchronous[1], &byte, 1));
-    for (int i = 0; i < 1000 && !readable; i++) poll(NULL, 0, 1);
-    SAME("signals of the pipe", 1, readable > 0);
-    SAME("read of the pipe that signals", 1, read(asynchronous[0], &byte, 1));
+    int locked = 0;
+    struct timespec second = {1, 0}, none = {0, 0};
+    for (int *end = asynchronous; end < asynchronous + 4; end += 2) {
+        SAME("O_ASYNC", O_ASYNC, fcntl(*end, F_GETFL) & O_ASYNC);
+        SAME("signal without cause", -1, sigtimedwait(&readable, NULL, &none));
+        SAME("write", 1, write(end[1], &byte, 1));
+        SAME("signal of O_ASYNC", HIGH_SIGNAL, sigtimedwait(&readable, NULL, &second));
+        SAME("read", 1, read(*end, &byte, 1));
+    }
+    getsockopt(asynchronous[2], SOL_SOCKET, SO_LOCK_FILTER, &locked, &(socklen_t){sizeof locked});
+    SAME("SO_LOCK_FILTER", 1, locked);
 }
 
 static void queue_signals(void) {

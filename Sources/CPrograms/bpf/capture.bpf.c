@@ -386,6 +386,7 @@ int capture_files(struct bpf_iter__task_file *ctx) {
         out->protocol = BPF_CORE_READ(sk, sk_protocol);
         out->state = BPF_CORE_READ(sk, __sk_common.skc_state);
         out->shutdown = BPF_CORE_READ(sk, sk_shutdown);
+        read_programs(out, sk);
         if (out->family == AF_INET || out->family == AF_INET6) read_inet(out, sk);
         if (out->family == AF_UNIX) read_unix(out, sk);
     }

@@ -3,7 +3,7 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 5u
+#define CAPTURE_VERSION 6u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
@@ -96,7 +96,7 @@ struct capture_file {
     word is_socket;
     word family, type, protocol, state, shutdown;
     word local_port, remote_port, timestamp_recent, accept_queue, half_open;
-    word peer_inode, is_mptcp, has_upper_layer, is_signed;
+    word peer_inode, is_mptcp, has_upper_layer, is_signed, has_filter, has_selector;
     unsigned char local_address[16], remote_address[16];
     // Of a unix socket: its own name and that of the socket it is connected to.
     word name_length, peer_name_length;

@@ -15,6 +15,13 @@ static __always_inline void map_address(unsigned char *to, __u32 address) {
     __builtin_memcpy(to + 12, &address, 4);
 }
 
+// SO_ATTACH_FILTER and SO_ATTACH_BPF; SO_ATTACH_REUSEPORT_CBPF and _EBPF.
+static __always_inline void read_programs(struct capture_file *out, struct sock *sk) {
+    out->has_filter = BPF_CORE_READ(sk, sk_filter) != 0;
+    struct sock_reuseport *group = BPF_CORE_READ(sk, sk_reuseport_cb);
+    if (group) out->has_selector = BPF_CORE_READ(group, prog) != 0;
+}
+
 static __always_inline void read_memberships(struct capture_file *out, struct sock *sk) {
     struct inet_sock *inet = (struct inet_sock *)sk;
     struct ip_mc_socklist *list = BPF_CORE_READ(inet, mc_list);

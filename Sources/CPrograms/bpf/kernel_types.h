@@ -182,12 +182,16 @@ struct sock_common {
     struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 };
 struct socket;
+struct sk_filter;
+struct sock_reuseport { void *prog; };
 struct sock {
     struct sock_common __sk_common;
     struct socket *sk_socket;
     __u16 sk_protocol, sk_type;
     __u8 sk_shutdown;
     __u32 sk_ack_backlog;
+    struct sk_filter *sk_filter;
+    struct sock_reuseport *sk_reuseport_cb;
 };
 struct socket { short type; struct sock *sk; };
 struct socket_alloc { struct socket socket; struct inode vfs_inode; };

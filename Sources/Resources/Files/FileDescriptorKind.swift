@@ -51,6 +51,18 @@ public enum FileDescriptorKind: DescriptorKind {
         return (type == S_IFREG || type == S_IFDIR) && probe.link.hasPrefix("/") && !probe.link.hasPrefix("/memfd:")
     }
 
+    /// What looks like a file of the root directory: mq_overview(7), memfd_secret(2).
+    private static let noFiles: [(type: FileSystemType, why: String, remedy: String)] = [
+        (
+            .messageQueues, "is a POSIX message queue, which lives in this host's kernel",
+            "use the service's setting for sockets or pipes"
+        ),
+        (
+            .secretMemory, "is memory of memfd_secret(2), hidden from the daemon",
+            "switch secret memory off in the service"
+        ),
+    ]
+
     static func isLog(_ probe: DescriptorProbe) -> Bool {
         probe.flags & O_APPEND != 0 && probe.link.hasPrefix("/var/log/") && !probe.isUnlinked
     }
@@ -79,12 +91,8 @@ public enum FileDescriptorKind: DescriptorKind {
             refusals.append(
                 probe.refusal("holds a lock or lease that cannot be carried (\(text))", remedy: "release the lease"))
         }
-        // POSIX message queues look like files of the root directory, mq_overview(7).
-        if probe.mode & S_IFMT == S_IFREG, FileSystemType.of(probe) == FileSystemType.messageQueues {
-            refusals.append(
-                probe.refusal(
-                    "is a POSIX message queue, which lives in this host's kernel",
-                    remedy: "use the service's setting for sockets or pipes"))
+        if probe.mode & S_IFMT == S_IFREG, let type = FileSystemType.of(probe) {
+            refusals += noFiles.filter { $0.type == type }.map { probe.refusal($0.why, remedy: $0.remedy) }
         }
         if isKernels(probe.link) {
             refusals.append(contentsOf: kernelFile(probe, unitPids: Set(context.descriptors.map(\.pid))))

@@ -2,7 +2,7 @@ import Kernel
 
 extension DescriptorProbe {
     /// The value of `name:` in fdinfo, without surrounding blanks; proc_pid_fdinfo(5).
-    func detail(_ name: String) -> String? {
+    public func detail(_ name: String) -> String? {
         for line in details where line.hasPrefix(name + ":") {
             return Self.trimmed(line.dropFirst(name.count + 1))
         }

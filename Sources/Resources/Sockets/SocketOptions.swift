@@ -60,10 +60,11 @@ enum SocketOption {
 
     /// DONTROUTE, BROADCAST, KEEPALIVE, OOBINLINE, NO_CHECK, PRIORITY, LINGER, PASSCRED, RCVLOWAT, RCVTIMEO, SNDTIMEO,
     /// TIMESTAMP, PASSSEC, TIMESTAMPNS, MARK, TIMESTAMPING, RXQ_OVFL, SELECT_ERR_QUEUE, BUSY_POLL, MAX_PACING_RATE,
-    /// ZEROCOPY, TIMESTAMP_NEW, TIMESTAMPNS_NEW, PREFER_BUSY_POLL, BUSY_POLL_BUDGET, TXREHASH, RCVMARK, PASSPIDFD.
+    /// ZEROCOPY, TIMESTAMP_NEW, TIMESTAMPNS_NEW, PREFER_BUSY_POLL, BUSY_POLL_BUDGET, TXREHASH, RCVMARK, PASSPIDFD,
+    /// LOCK_FILTER.
     /// SO_INCOMING_CPU is left out: it tells about the host, not about the service.
     private static let general: [Entry] =
-        [5, 6, 9, 10, 11, 12, 16, 18, 29, 34, 35, 36, 40, 45, 46, 60, 63, 64, 69, 70, 74, 75, 76]
+        [5, 6, 9, 10, 11, 12, 16, 18, 29, 34, 35, 36, 40, 45, 46, 60, 63, 64, 69, 70, 74, 75, 76, 44]
         .map { .init(level: socket, name: $0) }
         + [.init(level: socket, name: 13, size: 8), .init(level: socket, name: 20, size: 16)]
         + [.init(level: socket, name: 21, size: 16), .init(level: socket, name: 37, size: 8)]
