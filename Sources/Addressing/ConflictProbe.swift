@@ -17,20 +17,62 @@ public struct ConflictProbe: Sendable {
 
     /// Returns when nobody answered; throws `.conflict` with the hardware address of the first who did. Blocking.
     public func run(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
+        try run([address], on: interface)
+    }
+
+    /// The same for several addresses at once, in the time that one takes.
+    public func run(_ addresses: [VirtualAddress], on interface: NetworkInterface) throws(AddressingError) {
         let own = try kernel { () throws(KernelError) in try interface.hardwareAddress() }
-        let socket = try kernel { () throws(KernelError) in
-            try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(address))
+        var channels: [Channel] = []
+        for family in [VirtualAddress.Family.ipv4, .ipv6] {
+            let mine = addresses.filter { $0.family == family }
+            if let first = mine.first { channels.append(try Channel(mine, first, interface)) }
         }
-        let question = OwnershipFrames.probe(address, from: own)
         for _ in 0..<probes {
-            try kernel { () throws(KernelError) in try socket.send(question) }
+            for channel in channels { try channel.ask(from: own) }
             let end = Clock.monotonic + Int64(intervalMilliseconds) * 1_000_000
-            while true {
-                let left = (end - Clock.monotonic + 999_999) / 1_000_000
-                guard left > 0 else { break }
-                let frame = try kernel { () throws(KernelError) in try socket.receive(milliseconds: Int32(left)) }
-                if let frame, let holder = OwnershipFrames.claimant(address, in: frame, besides: own) {
+            // Each in turn to the end of the interval: what comes for the other waits in its socket.
+            for channel in channels {
+                if let (address, holder) = try channel.answer(until: end, besides: own) {
                     throw .conflict(address: address, interface: interface.name, holder: hardwareText(holder))
+                }
+            }
+        }
+    }
+
+    /// The addresses of one family, and the socket on which they are asked for.
+    private final class Channel {
+        private let addresses: [VirtualAddress]
+        private let socket: PacketSocket
+
+        init(
+            _ addresses: [VirtualAddress], _ first: VirtualAddress, _ interface: NetworkInterface
+        ) throws(AddressingError) {
+            self.addresses = addresses
+            socket = try kernel { () throws(KernelError) in
+                try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(first))
+            }
+        }
+
+        func ask(from own: [UInt8]) throws(AddressingError) {
+            for address in addresses {
+                let question = OwnershipFrames.probe(address, from: own)
+                try kernel { () throws(KernelError) in try socket.send(question) }
+            }
+        }
+
+        /// The first address that another host says it has; nil at `end` (CLOCK_MONOTONIC).
+        func answer(
+            until end: Int64, besides own: [UInt8]
+        ) throws(AddressingError) -> (address: VirtualAddress, holder: [UInt8])? {
+            while true {
+                let left = max(0, (end - Clock.monotonic + 999_999) / 1_000_000)
+                let frame = try kernel { () throws(KernelError) in try socket.receive(milliseconds: Int32(left)) }
+                guard let frame else { return nil }
+                for address in addresses {
+                    if let holder = OwnershipFrames.claimant(address, in: frame, besides: own) {
+                        return (address, holder)
+                    }
                 }
             }
         }

@@ -32,9 +32,9 @@ public struct AddressClaim: Sendable {
         host.forwardings.end(view.addresses)
         var undo = UndoStack()
         do throws(MoveError) {
-            for (address, interface) in try view.interfaces(host.addresses) {
-                try claim(address, on: interface, &undo)
-            }
+            let places = try view.interfaces(host.addresses)
+            try probe(places)
+            for (address, interface) in places { try claim(address, on: interface, &undo) }
             try SourceMove.step("attaching the connect hook of \(unit)") {
                 try host.hook.attach(
                     unit: unit, cgroupPath: try view.cgroup().path, vips: view.addresses,
@@ -46,18 +46,32 @@ public struct AddressClaim: Sendable {
         }
     }
 
+    /// Asks the network for all at once: each interface takes as long as one address.
+    private func probe(_ places: [(VirtualAddress, NetworkInterface)]) throws(MoveError) {
+        do throws(AddressingError) {
+            let present = Dictionary(grouping: try host.addresses.list(), by: \.interfaceIndex).mapValues {
+                Set($0.map(\.address.bytes))
+            }
+            for (index, mine) in Dictionary(grouping: places, by: \.1.index).sorted(by: { $0.key < $1.key }) {
+                let absent = mine.map(\.0).filter { !(present[index]?.contains($0.bytes) ?? false) }
+                try host.hold.attach(to: mine[0].1)
+                if !absent.isEmpty { try ConflictProbe().run(absent, on: mine[0].1) }
+            }
+        } catch {
+            if case .conflict = error { throw MoveError(.addressInUse, "\(error)") }
+            throw MoveError(.addressUnavailable, "\(error)")
+        }
+    }
+
     private func claim(
         _ address: VirtualAddress, on interface: NetworkInterface, _ undo: inout UndoStack
     ) throws(MoveError) {
         do throws(AddressingError) {
-            try host.hold.attach(to: interface)
             if try !host.addresses.isPresent(address, on: interface) {
-                try ConflictProbe().run(address, on: interface)
                 try host.addresses.add(address, to: interface)
                 undo.push("\(address)") { [host] in try host.addresses.remove(address, from: interface) }
             }
         } catch {
-            if case .conflict = error { throw MoveError(.addressInUse, "\(error)") }
             throw MoveError(.addressUnavailable, "\(error)")
         }
         host.announce(address, on: interface)

@@ -14,7 +14,7 @@ struct Case: Sendable {
         case program(String, [String])
     }
 
-    let name: String
+    var name: String
     let family: Family
     let unit: String
     let address: String
@@ -25,11 +25,21 @@ struct Case: Sendable {
     let install: @Sendable (Lab) throws -> Void
     /// Another service of the first host with load of its own, which stays; it is what is measured then.
     var bystander: String?
+    /// The client's cable is long and loses frames; the figures are what moves add to those of as long a time without.
+    var isBadCable = false
 }
 
 extension Case {
     static let all: [Case] =
         nginx(.ipv4) + nginx(.ipv6) + bulk(.ipv4) + bulk(.ipv6) + [datagrams, neighbour]
+        + (nginx(.ipv4) + bulk(.ipv4)).map(\.overBadCable)
+
+    private var overBadCable: Case {
+        var copy = self
+        copy.name += ", 1 % loss, 20 ms"
+        copy.isBadCable = true
+        return copy
+    }
 
     private static let addresses: [Family: String] = [.ipv4: "10.10.10.161", .ipv6: "fd10:10:10::161"]
     private static func address(_ family: Family) -> String { addresses[family] ?? "" }

@@ -30,6 +30,8 @@ struct Run {
         for unit in [subject.unit] + [subject.bystander].compactMap({ $0 }) {
             try a.run("systemctl", "restart", unit)
         }
+        let cable = try subject.isBadCable ? lab.degradeCable(of: "c", delay: 20, loss: 10) : nil
+        defer { cable?.kill() }
         let load = try start(on: client)
         defer { load.kill() }
         // Some other traffic for the service that moves while it is its neighbour who is measured.
@@ -37,26 +39,53 @@ struct Run {
             try subject.bystander == nil
             ? nil : client.spawn(lab.clientProgram("bulk"), "down", subject.address, "7000")
         defer { other?.kill() }
-        try waitUntil("the load", timeout: .seconds(20)) { try isServed(load) }
-        let counters = try client.counters()
-        var (retransmitted, frozen): ([Double], [Double]) = ([], [])
+        try waitUntil("the load", timeout: .seconds(30)) { try isServed(load) }
+        var (frozen, times): ([Double], [Int64]) = ([], [])
+        let moved = try count(client, load) { number in
+            let start = Clock.monotonic
+            frozen.append(try move(number))
+            times.append(Clock.monotonic - start)
+        }
+        let end: LoadLine
+        var control = Counts()
+        if subject.isBadCable {
+            control = try count(client, load) { try Poll.pause(milliseconds: Int32(times[$0] / 1_000_000)) }
+        }
+        end = try finish(load)
+        return Figures(
+            case: subject.name, family: subject.family.rawValue, moves: moves,
+            resets: moved.resets + (end.resets ?? 0), failed: end.failed ?? 0,
+            rto: max(0, moved.timeouts - control.timeouts),
+            retransmitted_median: max(0, moved.retransmitted - control.retransmitted),
+            silence_ms_max: end.longest_silence_ms ?? 0, frozen_ms_median: median(frozen),
+            remark: remark(moved, control))
+    }
+
+    /// What the client's kernel counted in a number of rounds.
+    private struct Counts {
+        var resets = 0, timeouts = 0
+        /// Median of the rounds.
+        var retransmitted = 0.0
+    }
+
+    private func count(_ client: LabHost, _ load: LabProcess, _ round: (Int) throws -> Void) throws -> Counts {
+        let start = try client.counters()
+        var retransmitted: [Double] = []
         for number in 0..<moves {
             let before = try client.counters()
-            frozen.append(try move(number))
+            try round(number)
             try settle(load)
             retransmitted.append(Double(try grown("Tcp.RetransSegs", since: before, client)))
         }
-        let (rto, resets) = try (
-            grown("TcpExt.TCPTimeouts", since: counters, client), grown("Tcp.EstabResets", since: counters, client)
-        )
-        let end = try finish(load)
-        for unit in [subject.unit, subject.bystander].compactMap({ $0 }) {
-            for name in ["a", "b"] { try lab[name].run("systemctl", "stop", unit, allowFailure: true) }
-        }
-        return Figures(
-            case: subject.name, family: subject.family.rawValue, moves: moves, resets: resets + (end.resets ?? 0),
-            failed: end.failed ?? 0, rto: rto, retransmitted_median: median(retransmitted),
-            silence_ms_max: end.longest_silence_ms ?? 0, frozen_ms_median: median(frozen), remark: subject.remark)
+        return Counts(
+            resets: try grown("Tcp.EstabResets", since: start, client),
+            timeouts: try grown("TcpExt.TCPTimeouts", since: start, client), retransmitted: median(retransmitted))
+    }
+
+    private func remark(_ moved: Counts, _ control: Counts) -> String {
+        guard subject.isBadCable else { return subject.remark }
+        return subject.remark + "; with moves \(moved.timeouts) timeouts and a median of \(moved.retransmitted) "
+            + "retransmissions, in as long a time without moves \(control.timeouts) and \(control.retransmitted)"
     }
 
     /// Moves once and returns the frozen time, milliseconds.

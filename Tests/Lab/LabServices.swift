@@ -33,6 +33,23 @@ extension Lab {
         return path
     }
 
+    /// Gives a client a long and lossy cable; it lasts as long as the program that is returned.
+    ///
+    /// - Parameter delay: milliseconds there and back. `loss`: of a thousand frames, each way.
+    public func degradeCable(of client: String, delay: Int, loss: Int) throws -> LabProcess {
+        let program = try clientProgram("wire")
+        let paths = LabPaths(name: name)
+        try Subprocess.run([
+            "/usr/bin/nsenter", "--net=\(paths.switchNetwork)", program, LabNetwork.port(client),
+        ])
+        let wire = try self[client].spawn(program, "\(delay)", "\(loss)")
+        try waitUntil("the cable") {
+            guard wire.isRunning else { throw LabError("the cable broke: \(wire.errorOutput)") }
+            return wire.output.contains("ready")
+        }
+        return wire
+    }
+
     /// Writes a unit file on every host and has systemd read it.
     public func installService(_ unit: String, _ text: String) throws {
         try writeOnHosts("/etc/systemd/system/\(unit)", text)
