@@ -60,7 +60,7 @@ public final class OwnershipWatch: Sendable {
             self.report = report
             do throws(KernelError) {
                 hardware = try interface.hardwareAddress()
-                monitor = try RouteMonitor()
+                monitor = try RouteMonitor(removalOf: address.bytes)
                 claims = try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(address))
                 try claims.attach(OwnershipFrames.claimFilter(address))
             } catch {

@@ -56,11 +56,19 @@ public struct PacketSocket: ~Copyable, Sendable {
 
     /// Attaches a filter (SO_ATTACH_FILTER): the kernel wakes the reader for no other frame.
     public func attach(_ program: [FilterInstruction]) throws(KernelError) {
-        try systemCall("setsockopt", on: "SO_ATTACH_FILTER on \(interface.name)") {
+        try Self.attach(program, to: descriptor)
+    }
+
+    /// The same for any socket, socket(7).
+    static func attach(
+        _ program: [FilterInstruction], to socket: borrowing FileDescriptor
+    ) throws(KernelError) {
+        let raw = socket.raw
+        try systemCall("setsockopt", on: "SO_ATTACH_FILTER of fd \(raw)") {
             program.withUnsafeBytes { code in
                 // struct sock_fprog: the number of instructions, padding, a pointer to them.
                 var description = (UInt64(program.count), UInt64(UInt(bitPattern: code.baseAddress)))
-                return setsockopt(descriptor.raw, SOL_SOCKET, SO_ATTACH_FILTER, &description, 16)
+                return setsockopt(raw, SOL_SOCKET, SO_ATTACH_FILTER, &description, 16)
             }
         }
     }
