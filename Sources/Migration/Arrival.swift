@@ -57,6 +57,7 @@ final class Arrival {
             }
             try systemd.reload()
         }
+        Waypoint.destinationStaged.pass()
         undo.push("arriving unit") { [self] in try stopUnit() }
         try SourceMove.step("starting \(offer.unit)") {
             _ = try systemd.queueStart(offer.unit)
@@ -64,6 +65,7 @@ final class Arrival {
             cgroup = try Cgroup.at(systemd.unitProperties(offer.unit).controlGroup)
         }
         timeline.mark("unit started")
+        Waypoint.destinationStarted.pass()
         try checkSandbox()
         try openLanes(&undo)
         try buildTree(&undo)
@@ -71,6 +73,7 @@ final class Arrival {
             try announceMainProcess()
             try systemd.awaitState(offer.unit, ["active"], milliseconds: 10_000)
         }
+        Waypoint.destinationAnnounced.pass()
         try SourceMove.step("attaching the connect hook") {
             try host.hook.attach(
                 unit: offer.unit, cgroupPath: cgroup.path, vips: view.addresses,
@@ -166,6 +169,7 @@ final class Arrival {
             try moving.remove()
         }
         timeline.mark("processes made")
+        Waypoint.destinationMade.pass()
     }
 
     /// The shape of the tree as the source described it.
@@ -206,6 +210,7 @@ final class Arrival {
             try restore.mapMemory(message.image)
         }
         timeline.mark("mapped")
+        Waypoint.destinationImage.pass()
     }
 
     /// Files that the image names must be what they are at the source; most were compared before the freeze.
@@ -243,6 +248,7 @@ final class Arrival {
     func complete(_ undo: inout UndoStack) throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
         timeline.mark("pages")
+        Waypoint.destinationPages.pass()
         for lane in lanes {
             try SourceMove.step("adding \(lane.address)") {
                 try host.addresses.add(lane.address, to: lane.interface)
@@ -252,6 +258,7 @@ final class Arrival {
         try SourceMove.step("restoring \(offer.unit)") {
             try restore.restoreState()
             timeline.mark("state")
+            Waypoint.destinationRestored.pass()
             try requireActive()
             try restore.stop()
             timeline.mark("stopped")
@@ -263,6 +270,7 @@ final class Arrival {
             warmth = nil
         }
         timeline.mark("complete")
+        Waypoint.destinationComplete.pass()
     }
 
     /// Somebody may have stopped the unit here while it arrived; what he wanted is that it does not run here.
@@ -281,13 +289,16 @@ final class Arrival {
         attempt("recording that \(offer.unit) is here") {
             try host.ownership.record(.arrived(move: offer.move, source: source), for: offer.unit)
         }
+        Waypoint.destinationArrived.pass()
         for lane in lanes {
             attempt("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface, first: announcements[lane.address])
         }
+        Waypoint.destinationSpeaking.pass()
         attempt("waking the connections") { try restore?.activate() }
         attempt("thawing \(offer.unit)") { try moving.thaw() }
         timeline.mark("running")
+        Waypoint.destinationThawed.pass()
     }
 
     func put(_ frames: FramesMessage) throws {

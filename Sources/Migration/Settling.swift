@@ -18,6 +18,7 @@ struct Settling: Sendable {
 
     func run() {
         let start = Clock.monotonic
+        Waypoint.destinationSettling.pass()
         // The source fell silent for good before it said commit; the watch is not worth a part of the downtime.
         for (address, interface) in addresses { host.watches.begin(address, on: interface, for: unit) }
         attempt("moving the processes into the unit") {
@@ -30,6 +31,7 @@ struct Settling: Sendable {
             try SystemdClient().reload()
             try host.settled(unit, move)
         }
+        Waypoint.destinationSettled.pass()
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
     }
 

@@ -18,8 +18,11 @@ extension SourceMove {
             enter(.preparing)
             host.armFault()
             try stageDeparture(systemd, &undo)
+            Waypoint.sourceStaged.pass()
             try conversation.send(.prepare)
+            Waypoint.sourcePreparing.pass()
             _ = try conversation.expect(.prepared, within: 60_000)
+            Waypoint.sourcePrepared.pass()
             try cancellation.check()
             // Undone last: as long as the lanes are silent no announcement leaves.
             undo.push("ownership of the addresses") { [self] in try takeBackOwnership(view) }
@@ -28,6 +31,7 @@ extension SourceMove {
             undo.push("thaw") { try frozen.rollBack() }
             _ = try conversation.expect(.ready, within: 30_000)
             timeline.mark("ready")
+            Waypoint.sourceReady.pass()
             try cancellation.close()
             giveUpOwnership()
             try commit(frozen, lanes, conversation)
@@ -115,10 +119,12 @@ extension SourceMove {
         try awaitClosedConnections(lanes)
         try awaitAccepting(view)
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
+        Waypoint.sourceHeld.pass()
         try awaitHandshakes(view)
         let frozen = FrozenService(cgroup: try view.cgroup())
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
+            Waypoint.sourceGathered.pass()
             for lane in lanes { try Self.step("holding packets") { try lane.set([.hold]) } }
             try Self.step("freezing \(unit)") { try frozen.freeze() }
             try requireShape(frozen.moving, pids)
@@ -129,6 +135,7 @@ extension SourceMove {
                 throw MoveError(.changed, "\(closing) connections were closed and are not yet acknowledged")
             }
             enter(.frozen)
+            Waypoint.sourceFrozen.pass()
             try capture(view, frozen, conversation)
             return frozen
         } catch {
@@ -241,6 +248,7 @@ extension SourceMove {
         }
         frozen.holds = captured.holds
         timeline.mark("captured")
+        Waypoint.sourceCaptured.pass()
         var local = LocalState()
         for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
         try Self.step("reading PID files") { try PidFiles.add(pidFiles, to: &local) }
@@ -256,6 +264,7 @@ extension SourceMove {
         local.entries.removeAll { shared.contains($0.path) }
         try conversation.send(.image, ImageMessage(image: captured.image, localState: local))
         timeline.mark("image sent")
+        Waypoint.sourceImageSent.pass()
         let batch = PageBatch { payload throws(MoveError) in
             try conversation.send(.pages, payload: payload)
         }
@@ -272,8 +281,10 @@ extension SourceMove {
         }
         progress.bytesSent = batch.bytes
         progress.bytesTotal = batch.bytes
+        Waypoint.sourcePagesSent.pass()
         try conversation.send(.complete)
         timeline.mark("pages sent")
+        Waypoint.sourceComplete.pass()
     }
 
     /// Runs a step whose error is not yet one of a move.
