@@ -7,7 +7,7 @@ DESTDIR ?=
 PROGRAMS := mobilityd mobilityctl mobility-generator mobility-arrive
 BPF := $(patsubst Sources/CPrograms/bpf/%.bpf.c,Sources/CPrograms/%.bpf.o,$(wildcard Sources/CPrograms/bpf/*.bpf.c))
 
-.PHONY: all setup bpf build install deb demo check model test lint format clean
+.PHONY: all setup bpf build install deb demo faults check model test lint format clean
 all: build
 
 setup:
@@ -39,6 +39,10 @@ deb: setup build
 
 demo: setup build
 	$(BUILD)/demo
+
+# Every fault at every point of the protocol; docs/testing.md. Writes docs/faults.md and docs/measurements.json.
+faults: setup build
+	$(BUILD)/faults --write
 
 check: setup lint model build test
 

@@ -79,6 +79,7 @@ let package = Package(
         program("lab", uses: ["Lab"], products: [arguments]),
         program("labload", uses: ["Kernel", "CKernel"]),
         program("demo", uses: ["Lab", "Kernel"], products: [arguments]),
+        program("faults", uses: ["Lab", "Kernel", "Migration"], products: [arguments]),
 
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),

@@ -16,6 +16,8 @@ public struct LabHost: Sendable {
 
     let identity: ProcessIdentity?
     let paths: LabPaths
+    /// The host's root of the cgroup tree, as the machine sees it.
+    public let cgroup: String
     /// Where commands run by hand live: systemd's own groups beside it stay undisturbed.
     let commandGroup: String
 
@@ -26,6 +28,7 @@ public struct LabHost: Sendable {
         hasSystemd = member.kind == .host
         self.paths = paths
         let group = "\(cgroup)/\(member.name)"
+        self.cgroup = group
         commandGroup = member.kind == .host ? group + "/lab.exec" : group
         identity = member.kind == .host ? ProcessIdentity(recordedAt: paths.initProcess(member.name)) : nil
         if member.kind == .host, identity == nil {
