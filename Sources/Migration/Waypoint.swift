@@ -1,10 +1,12 @@
 import Glibc
+import Kernel
 
 /// A named transition of a move, on its source or on its destination, at which a test can hold the daemon.
 ///
 /// A seam for tests, not an option of the product: see docs/testing.md. `$MOBILITYD_PAUSE` names a directory; a daemon
 /// that finds `POINT.arm` there when it passes that point renames it to `POINT.here` and goes on once that file is
-/// gone, or after the milliseconds that it holds. Without the variable a passage costs one branch.
+/// gone, or after the milliseconds that it holds. Words behind that number are a plan of `FaultSeam`, which is armed as
+/// it goes on; without them none is armed any more. Without the variable a passage costs one branch.
 public enum Waypoint: String, CaseIterable, Sendable {
     case sourceChecking = "source.checking"
     case sourceOffered = "source.offer-sent"
@@ -67,10 +69,15 @@ public enum Waypoint: String, CaseIterable, Sendable {
     private func hold(in directory: String) {
         let here = "\(directory)/\(rawValue).here"
         guard rename("\(directory)/\(rawValue).arm", here) == 0, let file = fopen(here, "r") else { return }
-        var text = [CChar](repeating: 0, count: 16)
+        var text = [CChar](repeating: 0, count: 80)
         let isRead = fgets(&text, Int32(text.count), file) != nil
         fclose(file)
-        var left = isRead ? max(0, atol(text)) * 1000 : 0
+        let words =
+            isRead
+            ? String(cString: text).split(whereSeparator: \.isNewline).first?.split(
+                separator: " ", maxSplits: 1) : nil
+        var left = (words?.first.flatMap { Int($0) } ?? 0) * 1000
+        defer { FaultSeam.arm(words?.dropFirst().first.flatMap { FaultSeam.Plan(String($0)) }) }
         while left > 0, access(here, F_OK) == 0 {
             usleep(Self.pause)
             left -= Int(Self.pause)
