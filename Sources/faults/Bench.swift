@@ -25,7 +25,6 @@ final class Bench {
         clients = Clients(
             host: client, program: try lab.clientProgram("counter-client"), address: Self.address)
         for view in hosts {
-            try view.host.run("mkdir", "-p", Self.pauses)
             try view.host.write(
                 "/etc/systemd/system/mobilityd.service.d/faults.conf",
                 """
@@ -50,6 +49,10 @@ final class Bench {
                 VirtualAddress=\(Self.address)/24
 
                 """)
+            // A host that comes back from a loss of power starts it, if it is there to run.
+            try view.host.run("systemctl", "add-wants", "lab.target", Self.unit)
+            // Small enough to be filled.
+            try view.host.run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", "/var/lib/mobilityd")
             try view.host.run("systemctl", "daemon-reload")
             try view.host.run("systemctl", "restart", "mobilityd")
         }
@@ -65,9 +68,6 @@ final class Bench {
     // MARK: - What is there
 
     func copies() -> [Copy] { hosts.flatMap { $0.copies(of: Self.program) } }
-
-    /// The hosts on which the service runs, that is: is there and not frozen.
-    static func running(_ copies: [Copy]) -> Set<String> { Set(copies.filter { !$0.isFrozen }.map(\.host)) }
 
     func view(_ name: String) throws -> HostView {
         guard let view = hosts.first(where: { $0.host.name == name }) else { throw LabError("no host \(name)") }
@@ -86,12 +86,15 @@ final class Bench {
     var isQuiet: Bool { hosts.allSatisfy { $0.isListening && !$0.isMoving } }
 
     /// Waits until nothing of a move is under way and the service is on one host, or on none.
-    func settle(_ timeout: Duration) throws {
+    ///
+    /// - Parameter processes: how many it must have at least.
+    func settle(_ timeout: Duration, processes: Int = 2) throws {
         try waitUntil("end of everything that was under way", timeout: timeout, interval: .milliseconds(10)) {
             let copies = copies()
             guard isQuiet else { throw LabError(describe(copies)) }
             if copies.isEmpty { return try areUnitsAtRest() }
-            guard copies.count == 2, Set(copies.map(\.host)).count == 1, !copies.contains(where: \.isFrozen) else {
+            guard copies.count >= processes, Set(copies.map(\.host)).count == 1, !copies.contains(where: \.isFrozen)
+            else {
                 throw LabError(describe(copies))
             }
             return true
@@ -108,6 +111,7 @@ final class Bench {
     func describe(_ copies: [Copy]) -> String {
         hosts.map { view in
             let own = copies.filter { $0.host == view.host.name }
+            if !view.host.isUp { return "\(view.host.name): off" }
             let words = own.map { "\($0.innerPid)\($0.isFrozen ? " frozen" : "")" }.joined(separator: ", ")
             return "\(view.host.name): processes [\(words)], record `\(view.record)`"
                 + (view.isListening ? "" : ", no daemon") + (view.isMoving ? ", a move's drop-in" : "")
@@ -162,9 +166,19 @@ final class Bench {
     }
 
     /// The daemon of that host is held the next time it passes the point, for so long at most.
-    func arm(_ point: Waypoint, on view: HostView, milliseconds: Int) throws {
+    ///
+    /// - Parameter plan: the call that fails once it goes on, as `FaultSeam.Plan` reads it.
+    func arm(_ point: Waypoint, on view: HostView, milliseconds: Int, plan: String = "") throws {
+        try Files.makeDirectories(view.root + Self.pauses)
         try FileDescriptor.open(file(point, "arm", on: view), O_WRONLY | O_CREAT | O_TRUNC, mode: 0o600)
-            .writeAll([UInt8]("\(milliseconds)\n".utf8))
+            .writeAll([UInt8]("\(milliseconds) \(plan)\n".utf8))
+    }
+
+    /// Every plan of a fault that is still armed is so no longer once a move has passed by.
+    func disarm() throws {
+        for view in hosts {
+            for point in [Waypoint.sourceChecking, .destinationOffer] { try arm(point, on: view, milliseconds: 0) }
+        }
     }
 
     func isHeld(at point: Waypoint, on view: HostView) -> Bool { Files.exists(file(point, "here", on: view)) }

@@ -12,6 +12,8 @@ struct Copy: Equatable {
     /// The 16 bytes at AT_RANDOM: the kernel draws them at execve(2), so the same process everywhere has the same.
     let random: [UInt8]
     let isFrozen: Bool
+    /// How often its first thread has gone to sleep: of the service's child, which naps, this grows while it runs.
+    let naps: Int
 }
 
 /// What the harness sees and touches of a host without running anything in it: its cgroups and files.
@@ -61,16 +63,20 @@ struct HostView {
             let frozen = isFrozen(group)
             return found.compactMap { pid in
                 guard let random = Self.random(pid), let inner = Self.innerPid(pid) else { return nil }
-                return Copy(host: host.name, pid: pid, innerPid: inner, random: random, isFrozen: frozen)
+                return Copy(
+                    host: host.name, pid: pid, innerPid: inner, random: random, isFrozen: frozen,
+                    naps: Self.status(pid, "voluntary_ctxt_switches:") ?? 0)
             }
         }
     }
 
     /// The last number of `NSpid:`, proc_pid_status(5).
-    static func innerPid(_ pid: Int32) -> Int32? {
+    static func innerPid(_ pid: Int32) -> Int32? { status(pid, "NSpid:").map(Int32.init) }
+
+    private static func status(_ pid: Int32, _ key: String) -> Int? {
         let status = (try? Files.readText("/proc/\(pid)/status")) ?? ""
-        guard let line = status.split(separator: "\n").first(where: { $0.hasPrefix("NSpid:") }) else { return nil }
-        return line.split(whereSeparator: \.isWhitespace).last.flatMap { Int32($0) }
+        guard let line = status.split(separator: "\n").first(where: { $0.hasPrefix(key) }) else { return nil }
+        return line.split(whereSeparator: \.isWhitespace).last.flatMap { Int($0) }
     }
 
     private static func random(_ pid: Int32) -> [UInt8]? {

@@ -1,5 +1,6 @@
 import Foundation
 import Lab
+import Migration
 
 /// What the cells came to, as text and as files.
 struct Report {
@@ -10,7 +11,7 @@ struct Report {
 
     /// Cells after which exactly one host ran the service.
     private var ranOnce: Int {
-        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .ended, .restarted, .reset)
+        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .ended, .restarted, .crippled, .reset)
     }
 
     var summary: String {
@@ -40,5 +41,60 @@ struct Report {
         try (data + Data("\n".utf8)).write(to: URL(fileURLWithPath: path))
     }
 
-    private var markdown: String { summary + "\n" }
+    // MARK: - docs/faults.md
+
+    private var markdown: String {
+        """
+        # A fault at every point of the protocol
+
+        Written by `make faults`; [testing.md](testing.md) says how. \(summary).
+
+        After each fault the service must run exactly once, as the same process and with every connection, unless the fault
+        was its own end, and its next move must succeed.
+
+        | outcome | cells | means |
+        |---|---|---|
+        \(outcomes)
+
+        \(Side.allCases.map(matrices).joined(separator: "\n\n"))
+
+        \(exceptions)
+        """
+    }
+
+    private var outcomes: String {
+        Outcome.allCases.compactMap { outcome in
+            let number = count(outcome)
+            guard number > 0 else { return nil }
+            return "| \(outcome.rawValue) (\(outcome.short)) | \(number) | \(outcome.meaning) |"
+        }.joined(separator: "\n")
+    }
+
+    /// Points downwards, faults across, in as many tables as the width asks for.
+    private func matrices(_ side: Side) -> String {
+        let own = results.filter { $0.cell.point.side == side }
+        var faults: [Fault] = []
+        for result in own where !faults.contains(result.cell.fault) { faults.append(result.cell.fault) }
+        let points = Waypoint.allCases.filter { point in own.contains { $0.cell.point == point } }
+        let tables = stride(from: 0, to: faults.count, by: 8).map { start -> String in
+            let columns = Array(faults[start..<min(start + 8, faults.count)])
+            let head = "| point | " + columns.map(\.short).joined(separator: " | ") + " |\n|---|"
+            let rows = points.map { point -> String in
+                let name = point.rawValue.split(separator: ".").last.map(String.init) ?? ""
+                let cells = columns.map { fault in
+                    own.first { $0.cell == Cell(point: point, fault: fault) }?.outcome.short ?? ""
+                }
+                return "| \(name) | " + cells.joined(separator: " | ") + " |"
+            }
+            return head + String(repeating: "---|", count: columns.count) + "\n" + rows.joined(separator: "\n")
+        }
+        return "## The \(side.rawValue) is held\n\n" + tables.joined(separator: "\n\n")
+    }
+
+    private var exceptions: String {
+        let bad = results.filter(\.outcome.isBad)
+        if bad.isEmpty { return "No cell ended otherwise than it may.\n" }
+        return "## Cells that ended otherwise than they may\n\n"
+            + bad.map { "- \($0.cell.title): \($0.outcome.rawValue)" }.joined(separator: "\n") + "\n"
+    }
 }

@@ -24,9 +24,9 @@ struct Trial {
     }
 
     func run() throws -> CellResult {
-        let view = standing.view(cell.side)
-        let injection = Injection(fault: cell.fault, standing: standing)
-        try bench.arm(cell.point, on: view, milliseconds: Self.hold)
+        let view = standing.view(cell.point.side)
+        let injection = Injection(fault: cell.fault, bench: bench, standing: standing)
+        try bench.arm(cell.point, on: view, milliseconds: Self.hold, plan: cell.fault.plan)
         defer { bench.release(cell.point, on: view) }
         let mover = try standing.source.host.spawn(
             "mobilityctl", "migrate", Bench.unit, standing.destination.host.name)
@@ -73,16 +73,21 @@ struct Trial {
         /// How many looks in a row found the same.
         var doubts = 0
         var doubles = 0
+        var last: [Copy] = []
     }
 
     private func look(_ watch: inout Watch) {
         // A move that goes well is in doubt for a millisecond or two.
         watch.doubts = standing.source.record.hasPrefix("in-doubt") ? watch.doubts + 1 : 0
         if watch.doubts > 4 { watch.wasInDoubt = true }
-        let running = bench.copies().filter { !$0.isFrozen && $0.random == standing.random }
+        let copies = bench.copies()
+        // A process under construction looks like the service, and does not do what it does.
+        let running = copies.filter { copy in
+            !copy.isFrozen && watch.last.contains { $0.pid == copy.pid && $0.naps < copy.naps }
+        }
+        watch.last = copies
         watch.doubles = Set(running.map(\.host)).count > 1 ? watch.doubles + 1 : 0
-        // A process under construction looks like the service for some milliseconds, and is not.
-        if watch.doubles > 10 { watch.ranTwice = true }
+        if watch.doubles > 4 { watch.ranTwice = true }
     }
 
     /// Watches for that long and until mobilityctl has ended, which it does not while the move is in doubt.
@@ -105,7 +110,7 @@ struct Trial {
             try waitUntil("rest", timeout: .seconds(20), interval: .milliseconds(10)) {
                 look(&watch)
                 guard command?.isRunning != true else { throw LabError("the command has not ended") }
-                try bench.settle(.zero)
+                try bench.settle(.zero, processes: cell.fault.leavesPart ? 1 : 2)
                 return true
             }
         } catch {
@@ -115,11 +120,15 @@ struct Trial {
         let copies = bench.copies()
         let isSame = copies.allSatisfy { $0.random == standing.random } && Set(copies.map(\.innerPid)) == standing.pids
         guard let host = copies.first?.host else {
-            guard cell.fault.mayLeaveNothing else { return result(.lost, bench.describe(copies) + logs()) }
+            guard cell.mayLeaveNothing else { return result(.lost, bench.describe(copies) + logs()) }
             return try again(.ended)
         }
+        if cell.fault.leavesPart, copies.count == 1, copies.allSatisfy({ $0.random == standing.random }) {
+            try bench.view(host).host.run("systemctl", "restart", Bench.unit)
+            return try again(.crippled)
+        }
         guard isSame else {
-            guard cell.fault.mayEndService else {
+            guard cell.mayEndService else {
                 return result(.lost, "another process runs: \(bench.describe(copies))\(logs())")
             }
             return try again(.restarted)
@@ -154,7 +163,10 @@ struct Trial {
     /// The next move must succeed, and its clients see nothing of it.
     private func again(_ outcome: Outcome) throws -> CellResult {
         do {
+            // Connections of a service that has ended hear of it only when they next send.
+            if [.ended, .restarted, .crippled].contains(outcome) { bench.clients.end() }
             let next = try bench.stand()
+            try bench.disarm()
             let before = try bench.client.counters()
             try move(next)
             try bench.settle(.seconds(10))
