@@ -283,6 +283,16 @@ final class Arrival {
 
     // MARK: - Alive
 
+    /// Somebody may have killed one of the processes meanwhile; the source still has all of them.
+    func requireComplete() throws(MoveError) {
+        guard let restore else { throw MoveError(.channel, "a commit before an image") }
+        let alive = Set(try SourceMove.step("listing processes") { try moving.processes() })
+        let killed = restore.image.processes.map(\.pid).filter { !alive.contains($0) }
+        guard killed.isEmpty else {
+            throw MoveError(.step, "process \(killed[0]) of the service was killed here before it could run")
+        }
+    }
+
     /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")

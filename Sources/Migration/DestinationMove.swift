@@ -162,6 +162,7 @@ public final class DestinationMove {
                 Waypoint.destinationReady.pass()
             case .commit:
                 Waypoint.destinationCommit.pass()
+                try arrival.requireComplete()
                 try commit(arrival.offer)
                 Waypoint.destinationDecided.pass()
                 arrival.run()
