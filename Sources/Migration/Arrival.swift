@@ -51,7 +51,8 @@ final class Arrival {
                     + MoveDropIns.arrival(
                         unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
                         restrictsExecPaths: !view.status.noExecPaths.isEmpty))
-            undo.push("arrival drop-in") { [systemd] in
+            undo.push("arrival drop-in") { [systemd, offer] in
+                WakingFile(offer.unit).remove()
                 try dropIn.remove()
                 try systemd.reload()
             }
@@ -267,6 +268,7 @@ final class Arrival {
             timeline.mark("gathered")
             try moving.freeze()
             try restore.release()
+            try WakingFile(offer.unit).write(restore.awakening)
             warmth = nil
         }
         timeline.mark("complete")
@@ -281,8 +283,6 @@ final class Arrival {
         }
     }
 
-    // MARK: - Alive
-
     /// Somebody may have killed one of the processes meanwhile; the source still has all of them.
     func requireComplete() throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "a commit before an image") }
@@ -293,20 +293,26 @@ final class Arrival {
         }
     }
 
+    // MARK: - Alive
+
     /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")
-        attempt("recording that \(offer.unit) is here") {
+        insist("recording that \(offer.unit) is here") {
             try host.ownership.record(.arrived(move: offer.move, source: source), for: offer.unit)
         }
         Waypoint.destinationArrived.pass()
         for lane in lanes {
-            attempt("answering for \(lane.address)") { try lane.set([.hold]) }
+            insist("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface, first: announcements[lane.address])
         }
         Waypoint.destinationSpeaking.pass()
-        attempt("waking the connections") { try restore?.activate() }
-        attempt("thawing \(offer.unit)") { try moving.thaw() }
+        insist("waking the connections") {
+            if let problems = restore?.activate(), !problems.isEmpty {
+                throw MoveError(.step, problems.joined(separator: "; "))
+            }
+        }
+        insist("thawing \(offer.unit)") { try moving.thaw() }
         timeline.mark("running")
         Waypoint.destinationThawed.pass()
     }
@@ -363,4 +369,14 @@ final class Arrival {
     private func attempt(_ what: String, _ body: () throws -> Void) {
         do { try body() } catch { log.error("\(what): \(error)") }
     }
+
+    /// Without this step the service would be here and not live; a shortage of a moment must not decide that.
+    private func insist(_ what: String, _ body: () throws -> Void) {
+        for _ in 1..<Self.tries {
+            do { return try body() } catch { log.error("\(what), which is tried again: \(error)") }
+        }
+        attempt(what, body)
+    }
+
+    private static let tries = 5
 }

@@ -166,6 +166,9 @@ public struct Recovery: Sendable {
         }
         if let cgroup {
             endRepair(in: cgroup, probing: true)
+            attempt("waking the connections of \(unit)") {
+                try WakingFile(unit).perform().forEach { host.log.error("waking the connections: \($0)") }
+            }
             attempt("thawing \(unit)") { try revive(cgroup) }
             attempt("ending the holder") { try endHolder(in: cgroup) }
         }
@@ -242,6 +245,7 @@ public struct Recovery: Sendable {
 
     private func removeDropIn(_ role: MoveDropIns.Role) {
         attempt("removing the \(role.rawValue) drop-in") {
+        if role == .arriving { WakingFile(unit).remove() }
             try RuntimeDropIn(unit, role).remove()
             try SourceMove.systemd().reload()
         }

@@ -27,6 +27,7 @@ struct Settling: Sendable {
         }
         attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
         attempt("removing the arrival drop-in") {
+            WakingFile(unit).remove()
             try RuntimeDropIn(unit, .arriving).remove()
             try SystemdClient().reload()
             try host.settled(unit, move)
