@@ -29,9 +29,11 @@ struct Settling: Sendable {
         attempt("removing the arrival drop-in") {
             WakingFile(unit).remove()
             try RuntimeDropIn(unit, .arriving).remove()
-            try SystemdClient().reload()
-            try host.settled(unit, move)
         }
+        // Its record may have failed; then it is still its source's.
+        host.completeDecisions()
+        attempt("forgetting the move") { try host.settled(unit, move) }
+        attempt("having systemd read \(unit) again") { try SystemdClient().reload() }
         Waypoint.destinationSettled.pass()
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
     }
