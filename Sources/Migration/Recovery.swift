@@ -105,6 +105,7 @@ public struct Recovery: Sendable {
         }
         endHolds()
         removeDropIn(.departing)
+        attempt("stopping \(unit), as somebody has asked for") { try SourceMove.systemd().deliverStop(unit) }
         for (address, interface) in lanes() { host.announce(address, on: interface) }
     }
 
@@ -165,10 +166,10 @@ public struct Recovery: Sendable {
             host.announce(address, on: interface)
         }
         if let cgroup {
-            endRepair(in: cgroup, probing: true)
             attempt("waking the connections of \(unit)") {
                 try WakingFile(unit).perform().forEach { host.log.error("waking the connections: \($0)") }
             }
+            endRepair(in: cgroup, probing: true)
             attempt("thawing \(unit)") { try revive(cgroup) }
             attempt("ending the holder") { try endHolder(in: cgroup) }
         }
@@ -244,8 +245,8 @@ public struct Recovery: Sendable {
     }
 
     private func removeDropIn(_ role: MoveDropIns.Role) {
-        attempt("removing the \(role.rawValue) drop-in") {
         if role == .arriving { WakingFile(unit).remove() }
+        attempt("removing the \(role.rawValue) drop-in") {
             try RuntimeDropIn(unit, role).remove()
             try SourceMove.systemd().reload()
         }

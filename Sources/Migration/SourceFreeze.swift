@@ -29,6 +29,7 @@ extension SourceMove {
             let lanes = try holdLanes(view, &undo)
             let frozen = try freezeAndSend(view, pids, lanes, conversation)
             undo.push("thaw") { try frozen.rollBack() }
+            try requireActive(systemd)
             _ = try conversation.expect(.ready, within: 30_000)
             timeline.mark("ready")
             Waypoint.sourceReady.pass()
@@ -46,6 +47,15 @@ extension SourceMove {
                 progress.frozenMicroseconds = UInt64((Clock.monotonic - since.at) / 1000)
             }
             throw error
+        }
+    }
+
+    /// A stop or a restart waits for the outcome of the move, and asks for another one than the service's running on
+    /// elsewhere. Asked about while the destination is at work, which costs no time.
+    private func requireActive(_ systemd: SystemdClient) throws(MoveError) {
+        let state = try Self.step("asking systemd for \(unit)") { try systemd.unitProperties(unit).activeState }
+        guard state == "active" || state == "reloading" else {
+            throw MoveError(.cancelled, "the unit is being stopped here while it moves (it is \(state))")
         }
     }
 
@@ -75,9 +85,10 @@ extension SourceMove {
         let dropIn = RuntimeDropIn(unit, .departing)
         do {
             try dropIn.write(MoveDropIns.departure(unit: unit))
-            undo.push("departure drop-in") {
+            undo.push("departure drop-in") { [unit] in
                 try dropIn.remove()
                 try systemd.reload()
+                try systemd.deliverStop(unit)
             }
             try systemd.reload()
         } catch {
