@@ -35,7 +35,20 @@ struct Settling: Sendable {
         attempt("forgetting the move") { try host.settled(unit, move) }
         attempt("having systemd read \(unit) again") { try SystemdClient().reload() }
         Waypoint.destinationSettled.pass()
+        attempt("starting \(unit) again") { try startIfAsked() }
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
+    }
+
+    /// Who had systemd start the unit anew while the drop-in was there got another holder in place of the service.
+    private func startIfAsked() throws {
+        let systemd = try SystemdClient()
+        let status = try systemd.unitProperties(unit)
+        guard status.mainPID > 0, status.mainPID != holder,
+            (try? Files.readLink("/proc/\(status.mainPID)/exe")) == MoveDropIns.arriveProgram
+        else { return }
+        _ = try systemd.queueStop(unit)
+        try systemd.awaitState(unit, ["inactive", "failed"], milliseconds: 10_000)
+        _ = try systemd.queueStart(unit)
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {
