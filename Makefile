@@ -7,7 +7,7 @@ DESTDIR ?=
 PROGRAMS := mobilityd mobilityctl mobility-generator mobility-arrive
 BPF := $(patsubst Sources/CPrograms/bpf/%.bpf.c,Sources/CPrograms/%.bpf.o,$(wildcard Sources/CPrograms/bpf/*.bpf.c))
 
-.PHONY: all setup bpf build install deb demo measure check model test lint format clean
+.PHONY: all setup bpf build install deb demo measure faults check model test lint format clean
 all: build
 
 setup:
@@ -43,6 +43,10 @@ demo: setup build
 # What clients see of moves; writes docs/measurements.md and docs/measurements.json.
 measure: setup build
 	$(BUILD)/measure --write
+
+# Every fault at every point of the protocol; docs/testing.md. Writes docs/faults.md and docs/measurements.json.
+faults: setup build
+	$(BUILD)/faults --write
 
 check: setup lint model build test
 

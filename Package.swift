@@ -80,6 +80,7 @@ let package = Package(
         program("labload", uses: ["Kernel", "CKernel"]),
         program("demo", uses: ["Lab", "Kernel"], products: [arguments]),
         program("measure", uses: ["Lab", "Kernel"], products: [arguments]),
+        program("faults", uses: ["Lab", "Kernel", "Migration"], products: [arguments]),
 
         tests("KernelTests", uses: ["Kernel"]),
         tests("ProcessImageTests", uses: ["ProcessImage"]),

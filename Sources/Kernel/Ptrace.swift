@@ -28,9 +28,26 @@ public enum Ptrace {
     @discardableResult
     public static func awaitStop(_ tid: Int32) throws(KernelError) -> Int32 {
         var status: Int32 = 0
-        try systemCall("wait4", on: "tid \(tid)") { waitpid(tid, &status, 0x4000_0000 /* __WALL */) }
+        var looks = 0
+        // A process that was killed is not reported as long as other threads of it are traced and not reaped.
+        while try systemCall(
+            "wait4", on: "tid \(tid)", { waitpid(tid, &status, 0x4000_0000 /* __WALL */ | WNOHANG) }) == 0
+        {
+            looks += 1
+            if looks % 1000 == 0, isZombie(tid) {
+                throw KernelError(call: "wait4", object: "tid \(tid)", code: .noProcess)
+            }
+            sched_yield()
+        }
         guard status & 0xff == 0x7f else { throw KernelError(call: "wait4", object: "tid \(tid)", code: .noProcess) }
         return status
+    }
+
+    private static func isZombie(_ tid: Int32) -> Bool {
+        guard let text = try? Files.readText("/proc/\(tid)/stat"), let end = text.lastIndex(of: ")") else {
+            return true
+        }
+        return ["Z", "X"].contains(text[text.index(after: end)...].drop { $0 == " " }.prefix(1))
     }
 
     /// Waits until a thread that was killed has ended, and reaps it as its tracer: a traced thread other than the

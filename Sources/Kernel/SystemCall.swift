@@ -9,6 +9,7 @@ import Synchronization
 public enum FaultSeam {
     /// Fail the `occurrence`-th (from 1) call named `call` with `code`.
     public struct Plan: Sendable {
+        /// `any` counts every call.
         public var call: String
         public var occurrence: Int
         public var code: Errno
@@ -53,7 +54,7 @@ public enum FaultSeam {
     public static func forcedError(named call: String) -> Errno? {
         guard armed.load(ordering: .acquiring) else { return nil }
         return plan.withLock { plan in
-            guard var current = plan, current.call == call else { return nil }
+            guard var current = plan, current.call == call || current.call == "any" else { return nil }
             current.occurrence -= 1
             plan = current
             return current.occurrence == 0 ? current.code : nil

@@ -51,12 +51,14 @@ final class Arrival {
                     + MoveDropIns.arrival(
                         unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
                         restrictsExecPaths: !view.status.noExecPaths.isEmpty))
-            undo.push("arrival drop-in") { [systemd] in
+            undo.push("arrival drop-in") { [systemd, offer] in
+                WakingFile(offer.unit).remove()
                 try dropIn.remove()
                 try systemd.reload()
             }
             try systemd.reload()
         }
+        Waypoint.destinationStaged.pass()
         undo.push("arriving unit") { [self] in try stopUnit() }
         try SourceMove.step("starting \(offer.unit)") {
             _ = try systemd.queueStart(offer.unit)
@@ -64,6 +66,7 @@ final class Arrival {
             cgroup = try Cgroup.at(systemd.unitProperties(offer.unit).controlGroup)
         }
         timeline.mark("unit started")
+        Waypoint.destinationStarted.pass()
         try checkSandbox()
         try openLanes(&undo)
         try buildTree(&undo)
@@ -71,6 +74,7 @@ final class Arrival {
             try announceMainProcess()
             try systemd.awaitState(offer.unit, ["active"], milliseconds: 10_000)
         }
+        Waypoint.destinationAnnounced.pass()
         try SourceMove.step("attaching the connect hook") {
             try host.hook.attach(
                 unit: offer.unit, cgroupPath: cgroup.path, vips: view.addresses,
@@ -166,6 +170,7 @@ final class Arrival {
             try moving.remove()
         }
         timeline.mark("processes made")
+        Waypoint.destinationMade.pass()
     }
 
     /// The shape of the tree as the source described it.
@@ -206,6 +211,7 @@ final class Arrival {
             try restore.mapMemory(message.image)
         }
         timeline.mark("mapped")
+        Waypoint.destinationImage.pass()
     }
 
     /// Files that the image names must be what they are at the source; most were compared before the freeze.
@@ -243,6 +249,7 @@ final class Arrival {
     func complete(_ undo: inout UndoStack) throws(MoveError) {
         guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
         timeline.mark("pages")
+        Waypoint.destinationPages.pass()
         for lane in lanes {
             try SourceMove.step("adding \(lane.address)") {
                 try host.addresses.add(lane.address, to: lane.interface)
@@ -252,6 +259,7 @@ final class Arrival {
         try SourceMove.step("restoring \(offer.unit)") {
             try restore.restoreState()
             timeline.mark("state")
+            Waypoint.destinationRestored.pass()
             try requireActive()
             try restore.stop()
             timeline.mark("stopped")
@@ -260,9 +268,11 @@ final class Arrival {
             timeline.mark("gathered")
             try moving.freeze()
             try restore.release()
+            try WakingFile(offer.unit).write(restore.awakening)
             warmth = nil
         }
         timeline.mark("complete")
+        Waypoint.destinationComplete.pass()
     }
 
     /// Somebody may have stopped the unit here while it arrived; what he wanted is that it does not run here.
@@ -273,21 +283,38 @@ final class Arrival {
         }
     }
 
+    /// Somebody may have killed one of the processes meanwhile; the source still has all of them.
+    func requireComplete() throws(MoveError) {
+        guard let restore else { throw MoveError(.channel, "a commit before an image") }
+        let alive = Set(try SourceMove.step("listing processes") { try moving.processes() })
+        let killed = restore.image.processes.map(\.pid).filter { !alive.contains($0) }
+        guard killed.isEmpty else {
+            throw MoveError(.step, "process \(killed[0]) of the service was killed here before it could run")
+        }
+    }
+
     // MARK: - Alive
 
     /// Life, after the commit was recorded. None of this may fail the move; what goes wrong is only logged.
     func run() {
         timeline.mark("commit")
-        attempt("recording that \(offer.unit) is here") {
+        insist("recording that \(offer.unit) is here") {
             try host.ownership.record(.arrived(move: offer.move, source: source), for: offer.unit)
         }
+        Waypoint.destinationArrived.pass()
         for lane in lanes {
-            attempt("answering for \(lane.address)") { try lane.set([.hold]) }
+            insist("answering for \(lane.address)") { try lane.set([.hold]) }
             host.announce(lane.address, on: lane.interface, first: announcements[lane.address])
         }
-        attempt("waking the connections") { try restore?.activate() }
-        attempt("thawing \(offer.unit)") { try moving.thaw() }
+        Waypoint.destinationSpeaking.pass()
+        insist("waking the connections") {
+            if let problems = restore?.activate(), !problems.isEmpty {
+                throw MoveError(.step, problems.joined(separator: "; "))
+            }
+        }
+        insist("thawing \(offer.unit)") { try moving.thaw() }
         timeline.mark("running")
+        Waypoint.destinationThawed.pass()
     }
 
     func put(_ frames: FramesMessage) throws {
@@ -345,4 +372,14 @@ final class Arrival {
     private func attempt(_ what: String, _ body: () throws -> Void) {
         do { try body() } catch { log.error("\(what): \(error)") }
     }
+
+    /// Without this step the service would be here and not live; a shortage of a moment must not decide that.
+    private func insist(_ what: String, _ body: () throws -> Void) {
+        for _ in 1..<Self.tries {
+            do { return try body() } catch { log.error("\(what), which is tried again: \(error)") }
+        }
+        attempt(what, body)
+    }
+
+    private static let tries = 5
 }

@@ -98,12 +98,14 @@ public final class DestinationMove {
     private func receive(_ offer: Offer) throws(MoveError) {
         log[metadataKey: "unit"] = "\(offer.unit)"
         log[metadataKey: "move"] = "\(offer.move)"
+        if !offer.checkOnly { Waypoint.destinationOffer.pass() }
         let systemd = try SourceMove.systemd()
         let inspection = ArrivalCheck(
             offer: offer, remote: conversation.channel.remoteHello, host: host, systemd: systemd)
         let lines = inspection.run()
         try conversation.send(.verdict, Verdict(lines: lines))
         guard !offer.checkOnly, lines.allSatisfy(\.passed), let view = inspection.view else { return }
+        Waypoint.destinationVerdict.pass()
         guard let next = try conversation.next(before: .after(milliseconds: 60_000)),
             next.type == MessageType.prepare.rawValue
         else { return }
@@ -114,6 +116,7 @@ public final class DestinationMove {
         do throws(MoveError) {
             try arrival.prepare(&undo)
             try recordGuest(offer.unit)
+            Waypoint.destinationPrepared.pass()
             try conversation.send(.prepared)
             try takeImage(arrival)
         } catch {
@@ -128,11 +131,14 @@ public final class DestinationMove {
         undo.commit()
         do throws(MoveError) {
             try conversation.send(.committed)
+            Waypoint.destinationCommitted.pass()
             try takeHeldFrames(arrival)
+            Waypoint.destinationFrames.pass()
         } catch {
             log.warning("the source's held packets are lost; their senders repeat them: \(error)")
         }
         arrival.releaseHold()
+        Waypoint.destinationReleased.pass()
         arrival.settle { [arriving] in arriving(offer.unit, .done) }
         do throws(MoveError) { try takeHeldFrames(arrival) } catch { log.notice("forwarding ended early: \(error)") }
         arrival.closeLanes()
@@ -153,8 +159,12 @@ public final class DestinationMove {
             case .complete:
                 try arrival.complete(&undo)
                 try conversation.send(.ready)
+                Waypoint.destinationReady.pass()
             case .commit:
+                Waypoint.destinationCommit.pass()
+                try arrival.requireComplete()
                 try commit(arrival.offer)
+                Waypoint.destinationDecided.pass()
                 arrival.run()
                 return
             default: throw MoveError(.channel, "message type \(message.type) is not due")

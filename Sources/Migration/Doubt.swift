@@ -105,6 +105,27 @@ extension Host {
         }
     }
 
+    /// A host that lost its power between the decision to commit and the record of the arrival still has the unit as
+    /// its source's, and the drop-in that would tell went with /run. Before anybody asks whose the unit is.
+    ///
+    /// - Returns: false if something could not be recorded.
+    @discardableResult
+    public func completeDecisions() -> Bool {
+        do throws(KernelError) {
+            for (move, unit) in try ownership.committedMoves() {
+                guard case .departed(let source) = ownership.state(of: unit), move.hasPrefix(source + "-"),
+                    !Files.exists(MoveDropIns.path(unit, .arriving))
+                else { continue }
+                log.warning("\(unit) came from node \(source) by a committed move that is not on record as arrived")
+                try ownership.record(.arrived(move: move, source: source), for: unit)
+            }
+            return true
+        } catch {
+            log.critical("a committed move cannot be recorded as arrived: \(error)")
+            return false
+        }
+    }
+
     /// The other half: the drop-in that named the move is gone.
     func settled(_ unit: String, _ move: String) throws(KernelError) {
         if ownership.state(of: unit) == .here { try ownership.forgetMove(move) }
@@ -148,11 +169,16 @@ extension Host {
         do throws(KernelError) {
             try BlockingThread.start("confirm \(unit)") { [self] in
                 var pause: UInt32 = 1
-                while case .arrived(_, let source) = ownership.state(of: unit) {
-                    do throws(MoveError) {
-                        if try confirmArrival(of: unit) == .kept { return foundKept(unit, source) }
-                    } catch {
-                        log.debug("node \(source) does not confirm the move of \(unit): \(error)")
+                while true {
+                    let isRecorded = completeDecisions()
+                    if case .arrived(_, let source) = ownership.state(of: unit) {
+                        do throws(MoveError) {
+                            if try confirmArrival(of: unit) == .kept { return foundKept(unit, source) }
+                        } catch {
+                            log.debug("node \(source) does not confirm the move of \(unit): \(error)")
+                        }
+                    } else if isRecorded {
+                        return
                     }
                     sleep(pause)
                     pause = min(pause * 2, 30)

@@ -53,6 +53,7 @@ final class Forwarding: Sendable {
     }
 
     private func run() {
+        Waypoint.sourceForwarding.pass()
         forward()
         for lane in lanes {
             if let counters = try? lane.queue.counters(lane.address) {

@@ -85,6 +85,16 @@ public struct OwnershipJournal: Sendable {
         }
     }
 
+    /// The moves to this host that were committed and are not yet settled, with the unit of each.
+    func committedMoves() throws(KernelError) -> [(move: String, unit: String)] {
+        var found: [(move: String, unit: String)] = []
+        for move in try Files.list(directory + "/moves") {
+            let unit = try Files.readText("\(directory)/moves/\(move)").split(separator: "\n").first
+            if let unit { found.append((move, String(unit))) }
+        }
+        return found
+    }
+
     /// Takes back the record of a commit that did not come to be; what was not there is no error.
     public func forgetMove(_ move: String) throws(KernelError) {
         let path = "\(directory)/moves/\(move)"

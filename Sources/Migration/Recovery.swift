@@ -106,6 +106,7 @@ public struct Recovery: Sendable {
         }
         endHolds()
         removeDropIn(.departing)
+        attempt("stopping \(unit), as somebody has asked for") { try SourceMove.systemd().deliverStop(unit) }
         for (address, interface) in lanes() { host.announce(address, on: interface) }
     }
 
@@ -160,6 +161,9 @@ public struct Recovery: Sendable {
             host.announce(address, on: interface)
         }
         if let cgroup {
+            attempt("waking the connections of \(unit)") {
+                try WakingFile(unit).perform().forEach { host.log.error("waking the connections: \($0)") }
+            }
             endRepair(in: cgroup, probing: true)
             attempt("thawing \(unit)") { try revive(cgroup) }
             attempt("ending the holder") { try endHolder(in: cgroup) }
@@ -246,6 +250,7 @@ public struct Recovery: Sendable {
     }
 
     private func removeDropIn(_ role: MoveDropIns.Role) {
+        if role == .arriving { WakingFile(unit).remove() }
         attempt("removing the \(role.rawValue) drop-in") {
             try RuntimeDropIn(unit, role).remove()
             try SourceMove.systemd().reload()

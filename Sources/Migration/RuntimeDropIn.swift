@@ -27,6 +27,13 @@ struct RuntimeDropIn: Sendable {
 }
 
 extension SystemdClient {
+    /// Sends the signal of a stop that came while the departing drop-in kept it from the processes.
+    func deliverStop(_ unit: String) throws(SystemdError) {
+        let status = try unitProperties(unit)
+        guard status.activeState == "deactivating" else { return }
+        try killUnit(unit, signal: status.killSignal)
+    }
+
     /// Waits until the unit is in one of `states` (ActiveState=).
     func awaitState(_ unit: String, _ states: Set<String>, milliseconds: Int64) throws(MoveError) {
         let deadline = Deadline.after(milliseconds: milliseconds)

@@ -18,6 +18,7 @@ struct Settling: Sendable {
 
     func run() {
         let start = Clock.monotonic
+        Waypoint.destinationSettling.pass()
         // The source fell silent for good before it said commit; the watch is not worth a part of the downtime.
         for (address, interface) in addresses { host.watches.begin(address, on: interface, for: unit) }
         attempt("moving the processes into the unit") {
@@ -26,11 +27,28 @@ struct Settling: Sendable {
         }
         attempt("ending the holder") { try systemCall("kill", on: "pid \(holder)") { kill(holder, SIGTERM) } }
         attempt("removing the arrival drop-in") {
+            WakingFile(unit).remove()
             try RuntimeDropIn(unit, .arriving).remove()
-            try SystemdClient().reload()
-            try host.settled(unit, move)
         }
+        // Its record may have failed; then it is still its source's.
+        host.completeDecisions()
+        attempt("forgetting the move") { try host.settled(unit, move) }
+        attempt("having systemd read \(unit) again") { try SystemdClient().reload() }
+        Waypoint.destinationSettled.pass()
+        attempt("starting \(unit) again") { try startIfAsked() }
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")
+    }
+
+    /// Who had systemd start the unit anew while the drop-in was there got another holder in place of the service.
+    private func startIfAsked() throws {
+        let systemd = try SystemdClient()
+        let status = try systemd.unitProperties(unit)
+        guard status.mainPID > 0, status.mainPID != holder,
+            (try? Files.readLink("/proc/\(status.mainPID)/exe")) == MoveDropIns.arriveProgram
+        else { return }
+        _ = try systemd.queueStop(unit)
+        try systemd.awaitState(unit, ["inactive", "failed"], milliseconds: 10_000)
+        _ = try systemd.queueStart(unit)
     }
 
     private func attempt(_ what: String, _ body: () throws -> Void) {

@@ -20,14 +20,17 @@ extension SourceMove {
                 throw error
             }
         }
+        Waypoint.sourceInDoubt.pass()
         do throws(MoveError) {
             try giveUpAddresses(lanes)
             try conversation.send(.commit)
+            Waypoint.sourceCommitSent.pass()
             // Older than what was held.
             for frames in waiting { try conversation.send(.frames, frames) }
             try forward(lanes, conversation)
             for _ in lanes { try conversation.send(.framesEnd) }
             try awaitCommitted(lanes, conversation)
+            Waypoint.sourceCommitted.pass()
             fallSilent(lanes)
         } catch {
             fallSilent(lanes)
@@ -90,6 +93,7 @@ extension SourceMove {
         hasCommitted = true
         attempt("recording the departure") {
             try host.ownership.record(.departed(to: destination), for: unit)
+            Waypoint.sourceDeparted.pass()
             try conversation.send(.departed)
         }
         host.watches.end(unit)
@@ -100,6 +104,7 @@ extension SourceMove {
             for pid in try frozen.moving.processes() { try SharedMemoryUse.removeFiles(of: pid) }
         }
         attempt("ending the processes of \(unit)") { try frozen.end() }
+        Waypoint.sourceEnded.pass()
         // systemd removes it only when the unit names it, which the departing drop-in prevents.
         if !view.status.pidFile.isEmpty { attempt("removing the PID file") { try removeIfThere(view.status.pidFile) } }
         for path in pidFiles { attempt("removing \(path)") { try removeIfThere(path) } }
@@ -111,6 +116,7 @@ extension SourceMove {
             try RuntimeDropIn(unit, .departing).remove()
             try systemd.reload()
         }
+        Waypoint.sourceCleared.pass()
         enter(.done)
         log.info("\(unit) runs on \(destination): \(timeline.report)")
     }

@@ -18,16 +18,21 @@ extension SourceMove {
             enter(.preparing)
             host.armFault()
             try stageDeparture(systemd, &undo)
+            Waypoint.sourceStaged.pass()
             try conversation.send(.prepare)
+            Waypoint.sourcePreparing.pass()
             _ = try conversation.expect(.prepared, within: 60_000)
+            Waypoint.sourcePrepared.pass()
             try cancellation.check()
             // Undone last: as long as the lanes are silent no announcement leaves.
             undo.push("ownership of the addresses") { [self] in try takeBackOwnership(view) }
             let lanes = try holdLanes(view, &undo)
             let frozen = try freezeAndSend(view, pids, lanes, conversation)
             undo.push("thaw") { try frozen.rollBack() }
+            try requireActive(systemd)
             _ = try conversation.expect(.ready, within: 30_000)
             timeline.mark("ready")
+            Waypoint.sourceReady.pass()
             try cancellation.close()
             giveUpOwnership()
             try commit(frozen, lanes, conversation)
@@ -42,6 +47,15 @@ extension SourceMove {
                 progress.frozenMicroseconds = UInt64((Clock.monotonic - since.at) / 1000)
             }
             throw error
+        }
+    }
+
+    /// A stop or a restart waits for the outcome of the move, and asks for another one than the service's running on
+    /// elsewhere. Asked about while the destination is at work, which costs no time.
+    private func requireActive(_ systemd: SystemdClient) throws(MoveError) {
+        let state = try Self.step("asking systemd for \(unit)") { try systemd.unitProperties(unit).activeState }
+        guard state == "active" || state == "reloading" else {
+            throw MoveError(.cancelled, "the unit is being stopped here while it moves (it is \(state))")
         }
     }
 
@@ -78,9 +92,10 @@ extension SourceMove {
         let dropIn = RuntimeDropIn(unit, .departing)
         do {
             try dropIn.write(MoveDropIns.departure(unit: unit))
-            undo.push("departure drop-in") {
+            undo.push("departure drop-in") { [unit] in
                 try dropIn.remove()
                 try systemd.reload()
+                try systemd.deliverStop(unit)
             }
             try systemd.reload()
         } catch {
@@ -122,10 +137,12 @@ extension SourceMove {
         try awaitClosedConnections(lanes)
         try awaitAccepting(view)
         for lane in lanes { try Self.step("holding new connections") { try lane.set([.holdSYN]) } }
+        Waypoint.sourceHeld.pass()
         try awaitHandshakes(view)
         let frozen = FrozenService(cgroup: try view.cgroup())
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
+            Waypoint.sourceGathered.pass()
             for lane in lanes { try Self.step("holding packets") { try lane.set([.hold]) } }
             try Self.step("freezing \(unit)") { try frozen.freeze() }
             try requireShape(frozen.moving, pids)
@@ -136,6 +153,7 @@ extension SourceMove {
                 throw MoveError(.changed, "\(closing) connections were closed and are not yet acknowledged")
             }
             enter(.frozen)
+            Waypoint.sourceFrozen.pass()
             try capture(view, frozen, lanes, conversation)
             return frozen
         } catch {
@@ -251,6 +269,7 @@ extension SourceMove {
         }
         frozen.holds = captured.holds
         timeline.mark("captured")
+        Waypoint.sourceCaptured.pass()
         var local = LocalState()
         for path in view.ownPaths { try Self.step("reading \(path)") { try local.add(path) } }
         try Self.step("reading PID files") { try PidFiles.add(pidFiles, to: &local) }
@@ -266,6 +285,7 @@ extension SourceMove {
         local.entries.removeAll { shared.contains($0.path) }
         try conversation.send(.image, ImageMessage(image: captured.image, localState: local))
         timeline.mark("image sent")
+        Waypoint.sourceImageSent.pass()
         let batch = PageBatch { payload throws(MoveError) in
             try conversation.send(.pages, payload: payload)
         }
@@ -282,8 +302,10 @@ extension SourceMove {
         }
         progress.bytesSent = batch.bytes
         progress.bytesTotal = batch.bytes
+        Waypoint.sourcePagesSent.pass()
         try conversation.send(.complete)
         timeline.mark("pages sent")
+        Waypoint.sourceComplete.pass()
     }
 
     /// Datagrams that the service has not read yet, as packets for the destination's sockets.

@@ -78,6 +78,7 @@ public final class SourceMove {
 
     private func runOnce() throws(MoveError) {
         enter(.checking)
+        Waypoint.sourceChecking.pass()
         let systemd = try Self.systemd()
         let view = try UnitView.load(unit, systemd: systemd)
         guard view.status.activeState == "active" else {
@@ -93,9 +94,11 @@ public final class SourceMove {
         defer { if !hasCommitted { conversation.channel.close() } }
         let offer = try makeOffer(view, inspector, checkOnly: false)
         try conversation.send(.offer, offer)
+        Waypoint.sourceOffered.pass()
         let verdict = try conversation.expect(.verdict, as: Verdict.self, within: 30_000)
         let failures = verdict.lines.filter { !$0.passed }
         guard failures.isEmpty else { throw Self.refusal(failures) }
+        Waypoint.sourceVerdict.pass()
         try cancellation.check()
         let pids = Set(offer.sketch.processes.map(\.pid))
         pidFiles = PidFiles.find(naming: pids).filter { path in

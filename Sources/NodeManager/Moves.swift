@@ -16,7 +16,8 @@ extension NodeManager {
         }
         guard self.node(node) != nil else { throw BusFault(.noSuchNode, "node \(node) is not enrolled here") }
         guard node != nodeName else { throw BusFault(.invalidArgument, "\(unit) is on node \(node) already") }
-        if service(unit) == nil { refreshServices() }
+        // A record may have changed behind the view's back; it must not refuse a move.
+        if service(unit) == nil { refreshServices() } else if service(unit)?.state == .remote { refresh(unit) }
         guard let info = service(unit) else {
             throw BusFault(.noSuchService, "unit \(unit) has no [X-Mobility] section or does not exist")
         }

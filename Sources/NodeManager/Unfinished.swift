@@ -8,6 +8,7 @@ extension NodeManager {
     /// Brings each to its end on a thread of its own; until then the unit counts as moving, so that no other move of
     /// it begins.
     func takeUpUnfinishedMoves() {
+        host.completeDecisions()
         for service in services() {
             let unit = service.unit
             guard let recovery = Recovery(host: host, unit: unit) else { continue }

@@ -171,7 +171,10 @@ public protocol DescriptorKind: SendableMetatype {
         _ description: DescriptionImage, index: Int32, number: Int32, in embryo: any EmbryoPort,
         context: any RestoreContext
     ) throws(ResourceError)
-    /// The last act before the service runs again, on the destination (leave TCP repair mode).
+    /// Whether `activate` does anything.
+    static var isActivated: Bool { get }
+    /// The last act before the service runs again, on the destination (leave TCP repair mode). Nothing happens to what
+    /// has had it already: a daemon that ended in the middle of it does not know how far it came.
     static func activate(
         _ description: DescriptionImage, index: Int32, context: any RestoreContext
     ) throws(ResourceError)
@@ -179,6 +182,7 @@ public protocol DescriptorKind: SendableMetatype {
 
 extension DescriptorKind {
     public static var stage: RestoreStage { .ordinary }
+    public static var isActivated: Bool { false }
     public static func restoreAll(
         _ indices: [Int32], in embryo: any EmbryoPort, context: any RestoreContext
     ) throws(ResourceError) -> [Int32] {

@@ -121,15 +121,22 @@ public final class ServiceRestore: RestoreContext {
         for process in image.processes { try restoreIdentity(process) }
     }
 
-    /// The last act of each description on the destination (TCP leaves repair mode).
-    public func activate() throws(RestoreError) {
-        for (index, description) in image.descriptions.enumerated() {
-            guard let kind = DescriptorKinds.named(description.kind) else { continue }
-            try resource { () throws(ResourceError) in
-                try kind.activate(description, index: Int32(index), context: self)
+    /// The last act of each description on the destination (TCP leaves repair mode). One that fails leaves the others
+    /// theirs; what went wrong, one line each.
+    public func activate() -> [String] {
+        image.descriptions.enumerated().compactMap { index, description in
+            do throws(ResourceError) {
+                try DescriptorKinds.named(description.kind)?
+                    .activate(description, index: Int32(index), context: self)
+                return nil
+            } catch {
+                return "\(error)"
             }
         }
     }
+
+    /// The same for a daemon that follows this one.
+    public var awakening: Awakening { Awakening(image, homes: homes) }
 
     /// Ends everything that was made.
     public func abandon() {

@@ -16,15 +16,15 @@ import Synchronization
 /// made. Nothing of the machine outside the lab's namespaces, cgroup and `/run/mobilityd-lab` is touched.
 public final class Lab: Sendable {
     public let name: String
-    private let paths: LabPaths
+    let paths: LabPaths
     private let hosts: [LabHost]
     private let owned: Mutex<Bool>
     /// The unshare(1) processes that wait for the hosts' PID 1; reaped when the lab goes down.
-    private let launchers: [LabProcess]
+    let launchers: Mutex<[LabProcess]>
 
     private init(paths: LabPaths, owned: Bool, launchers: [LabProcess] = []) throws {
         name = paths.name
-        self.launchers = launchers
+        self.launchers = Mutex(launchers)
         self.paths = paths
         self.owned = Mutex(owned)
         let cgroup = try ControlGroups.make(lab: paths.name)
@@ -92,7 +92,7 @@ public final class Lab: Sendable {
     public func down() {
         owned.withLock { $0 = false }
         Self.down(name: name)
-        for launcher in launchers { _ = try? launcher.wait(timeout: .seconds(5)) }
+        for launcher in launchers.withLock({ $0 }) { _ = try? launcher.wait(timeout: .seconds(5)) }
     }
 
     /// Takes down the lab of that name, whoever made it and however far it got. Idempotent.

@@ -1,6 +1,7 @@
 import CKernel
 import Glibc
 import Kernel
+import Synchronization
 
 /// A member of a lab: a host with its own systemd, or a client that is only a network namespace.
 public struct LabHost: Sendable {
@@ -14,8 +15,12 @@ public struct LabHost: Sendable {
     /// The host's PID 1 in the numbering of the machine; nil for a client.
     public var initPid: Int32? { identity?.pid }
 
-    let identity: ProcessIdentity?
+    /// That of the latest boot; every copy of this value follows a reboot.
+    var identity: ProcessIdentity? { boot.identity.withLock { $0 } }
+    let boot: Boot
     let paths: LabPaths
+    /// The host's root of the cgroup tree, as the machine sees it.
+    public let cgroup: String
     /// Where commands run by hand live: systemd's own groups beside it stay undisturbed.
     let commandGroup: String
 
@@ -26,11 +31,19 @@ public struct LabHost: Sendable {
         hasSystemd = member.kind == .host
         self.paths = paths
         let group = "\(cgroup)/\(member.name)"
+        self.cgroup = group
         commandGroup = member.kind == .host ? group + "/lab.exec" : group
-        identity = member.kind == .host ? ProcessIdentity(recordedAt: paths.initProcess(member.name)) : nil
+        let identity = member.kind == .host ? ProcessIdentity(recordedAt: paths.initProcess(member.name)) : nil
+        boot = Boot(identity)
         if member.kind == .host, identity == nil {
             throw LabError("host \(member.name) of lab \(paths.name) has not booted; `lab down`, then `lab up`")
         }
+    }
+
+    /// Which PID 1 a host has.
+    final class Boot: Sendable {
+        let identity: Mutex<ProcessIdentity?>
+        init(_ identity: ProcessIdentity?) { self.identity = Mutex(identity) }
     }
 
     /// True while the host's PID 1 runs; a client is always up.

@@ -17,24 +17,38 @@ struct LabNetwork {
             "link add \(Self.bridge) type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             "link set lo up", "link set \(Self.bridge) up",
         ]
-        for member in members {
-            let port = Self.port(member.name)
-            commands += [
-                "link add \(port) type veth peer name eth0 address \(member.hardwareAddress)"
-                    + " netns \(paths.network(member.name))",
-                "link set \(port) master \(Self.bridge) up",
-            ]
-        }
+        for member in members { commands += cable(member) }
         try ip(in: paths.switchNetwork, commands)
-        for member in members {
-            var commands = [
-                "link set lo up", "address add \(member.address)/24 dev eth0", "link set eth0 up",
-            ]
-            if Files.exists("/proc/sys/net/ipv6") {
-                commands.insert("address add \(member.address6)/64 dev eth0 nodad", at: 1)
-            }
-            try ip(in: paths.network(member.name), commands)
+        for member in members { try configure(member) }
+    }
+
+    /// A new namespace in place of the member's, with a new cable and nothing else: as after a boot.
+    func renew(_ member: LabMember) throws {
+        // The namespace may live on for a moment; its end of the cable goes at once.
+        try ip(in: paths.switchNetwork, ["link delete \(Self.port(member.name))"])
+        release(paths.network(member.name))
+        try addNamespace(paths.network(member.name))
+        try ip(in: paths.switchNetwork, cable(member))
+        try configure(member)
+    }
+
+    private func cable(_ member: LabMember) -> [String] {
+        let port = Self.port(member.name)
+        return [
+            "link add \(port) type veth peer name eth0 address \(member.hardwareAddress)"
+                + " netns \(paths.network(member.name))",
+            "link set \(port) master \(Self.bridge) up",
+        ]
+    }
+
+    private func configure(_ member: LabMember) throws {
+        var commands = [
+            "link set lo up", "address add \(member.address)/24 dev eth0", "link set eth0 up",
+        ]
+        if Files.exists("/proc/sys/net/ipv6") {
+            commands.insert("address add \(member.address6)/64 dev eth0 nodad", at: 1)
         }
+        try ip(in: paths.network(member.name), commands)
     }
 
     /// Pulls the cable of a member's eth0 out of the bridge, or plugs it in again.
@@ -45,10 +59,13 @@ struct LabNetwork {
     /// Lets go of the namespaces; the kernel frees each with its last process.
     func remove() {
         for name in (try? Files.list(paths.networks)) ?? [] {
-            let path = "\(paths.networks)/\(name)"
-            _ = umount2(path, Int32(2))  // MNT_DETACH
-            unlink(path)
+            release("\(paths.networks)/\(name)")
         }
+    }
+
+    private func release(_ path: String) {
+        _ = umount2(path, Int32(2))  // MNT_DETACH
+        unlink(path)
     }
 
     private func addNamespace(_ path: String) throws {

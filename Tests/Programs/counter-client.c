@@ -1,4 +1,4 @@
-// The client of counter: takes the numbers 1, 2, 3, … and sends each back. Prints a progress line a second and at
+// The client of counter: takes the numbers 1, 2, 3, … and sends each back. Prints lines of progress and at
 // SIGTERM one JSON line; a skipped or repeated number, a reset or an end is counted as an error.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,7 +24,12 @@ static double now(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) return 64;
+    if (argc < 3 || argc > 5) {
+        fprintf(stderr, "usage: counter-client ADDRESS PORT [MS-BETWEEN-PROGRESS [MS-BETWEEN-ANSWERS]]\n");
+        return 64;
+    }
+    double interval = argc > 3 ? atof(argv[3]) : 200;
+    int pause = argc > 4 ? atoi(argv[4]) : 0;
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
@@ -41,6 +46,7 @@ int main(int argc, char **argv) {
     while (!stopped) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         if (poll(&p, 1, 100) <= 0) continue;
+        if (pause) usleep(pause * 1000);
         ssize_t count = recv(fd, input + filled, sizeof input - filled, 0);
         if (count <= 0) {
             if (count < 0 && errno == EINTR) continue;
@@ -65,7 +71,7 @@ int main(int argc, char **argv) {
         }
         filled -= at - input;
         memmove(input, at, filled);
-        if (now() - told > 200) {
+        if (now() - told > interval) {
             printf("{\"numbers\":%lu}\n", (unsigned long)expected);
             fflush(stdout);
             told = now();

@@ -224,6 +224,8 @@ extension TCPConnection {
         }
     }
 
+    static var isActivated: Bool { true }
+
     static func activate(
         _ description: DescriptionImage, index: Int32, context: any RestoreContext
     ) throws(ResourceError) {
@@ -231,6 +233,7 @@ extension TCPConnection {
         guard !record.isLost else { return }
         try step(record.subject, "cannot leave repair mode") { () throws(KernelError) in
             let socket = try context.take(description: index)
+            guard try TCP.get(socket, TCP.repair) != 0 else { return }
             // With a window probe: the peer answers at once what it has received meanwhile.
             try TCP.set(socket, TCP.repair, TCP.off)
             try record.settings.applyReuse(to: socket)

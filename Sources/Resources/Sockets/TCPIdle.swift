@@ -96,6 +96,8 @@ enum TCPIdle: DescriptorKind {
         }
     }
 
+    static var isActivated: Bool { true }
+
     static func activate(
         _ description: DescriptionImage, index: Int32, context: any RestoreContext
     ) throws(ResourceError) {
@@ -103,6 +105,7 @@ enum TCPIdle: DescriptorKind {
         guard let target = record.connecting else { return }
         try step("tcp \(record.local) ↔ \(target)", "cannot start to connect again") { () throws(KernelError) in
             let socket = try context.take(description: index)
+            guard try TCP.Information(of: socket).state == TCP.closed else { return }
             try Socket.setStatusFlags(socket, O_NONBLOCK)
             do throws(KernelError) {
                 try Socket.connect(socket, target)
