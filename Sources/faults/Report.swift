@@ -49,8 +49,8 @@ struct Report {
 
         Written by `make faults`; [testing.md](testing.md) says how. \(summary).
 
-        After each fault the service must run exactly once, as the same process and with every connection, unless the fault
-        was its own end, and its next move must succeed.
+        After each fault the service must run exactly once, as the same process and with every connection, unless the
+        fault was its own end, and its next move must succeed.
 
         | outcome | cells | means |
         |---|---|---|
