@@ -80,10 +80,9 @@ extension SourceMove {
         _ systemd: SystemdClient
     ) {
         hasCommitted = true
-        attempt("recording the departure") {
-            try host.ownership.record(.departed(to: destination), for: unit)
+        if recordDeparture() {
             Waypoint.sourceDeparted.pass()
-            try conversation.send(.departed)
+            attempt("telling node \(destination) of the departure") { try conversation.send(.departed) }
         }
         host.watches.end(unit)
         let forwarding = Forwarding(unit: unit, lanes: lanes, conversation: conversation, host: host, log: log)
@@ -107,6 +106,19 @@ extension SourceMove {
         Waypoint.sourceCleared.pass()
         enter(.done)
         log.info("\(unit) runs on \(destination): \(timeline.report)")
+    }
+
+    /// Without it the unit stays in doubt here until the daemon starts again; a shortage of a moment must not decide that.
+    private func recordDeparture() -> Bool {
+        for _ in 1...Self.attempts {
+            do throws(KernelError) {
+                try host.ownership.record(.departed(to: destination), for: unit)
+                return true
+            } catch {
+                log.error("recording the departure: \(error)")
+            }
+        }
+        return false
     }
 
     private func removeIfThere(_ path: String) throws(KernelError) {
