@@ -108,7 +108,8 @@ extension SourceMove {
         log.info("\(unit) runs on \(destination): \(timeline.report)")
     }
 
-    /// Without it the unit stays in doubt here until the daemon starts again; a shortage of a moment must not decide that.
+    /// Without it the unit stays in doubt here until the daemon starts again; a shortage of a moment must not decide
+    /// that.
     private func recordDeparture() -> Bool {
         for _ in 1...Self.attempts {
             do throws(KernelError) {
