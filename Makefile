@@ -46,7 +46,7 @@ measure: setup build
 
 # Every fault at every point of the protocol; docs/testing.md. Writes docs/faults.md and docs/measurements.json.
 faults: setup build
-	$(BUILD)/faults --write
+	$(BUILD)/faults --write --jobs 2
 
 check: setup lint model build test
 

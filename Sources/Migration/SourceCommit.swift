@@ -91,10 +91,9 @@ extension SourceMove {
         _ systemd: SystemdClient
     ) {
         hasCommitted = true
-        attempt("recording the departure") {
-            try host.ownership.record(.departed(to: destination), for: unit)
+        if recordDeparture() {
             Waypoint.sourceDeparted.pass()
-            try conversation.send(.departed)
+            attempt("telling node \(destination) of the departure") { try conversation.send(.departed) }
         }
         host.watches.end(unit)
         for lane in lanes { host.stopAnnouncing(lane.address) }
@@ -119,6 +118,20 @@ extension SourceMove {
         Waypoint.sourceCleared.pass()
         enter(.done)
         log.info("\(unit) runs on \(destination): \(timeline.report)")
+    }
+
+    /// Without it the unit stays in doubt here until the daemon starts again; a shortage of a moment must not decide
+    /// that.
+    private func recordDeparture() -> Bool {
+        for _ in 1...Self.attempts {
+            do throws(KernelError) {
+                try host.ownership.record(.departed(to: destination), for: unit)
+                return true
+            } catch {
+                log.error("recording the departure: \(error)")
+            }
+        }
+        return false
     }
 
     private func removeIfThere(_ path: String) throws(KernelError) {

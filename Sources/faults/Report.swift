@@ -11,7 +11,7 @@ struct Report {
 
     /// Cells after which exactly one host ran the service.
     private var ranOnce: Int {
-        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .ended, .restarted, .crippled, .reset)
+        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .restarted, .crippled, .reset)
     }
 
     var summary: String {
@@ -35,7 +35,7 @@ struct Report {
         }
         figures["faults"] = [
             "cells": results.count, "ran_once": ranOnce, "lost": count(.lost), "twice": count(.twice),
-            "reset": count(.reset),
+            "reset": count(.reset), "ended": count(.ended),
         ]
         let data = try JSONSerialization.data(withJSONObject: figures, options: [.prettyPrinted, .sortedKeys])
         try (data + Data("\n".utf8)).write(to: URL(fileURLWithPath: path))
