@@ -23,14 +23,14 @@ extension HeldFrame {
         var header = big(source.port) + big(destination.port) + big(length) + [0, 0]
         let pseudo = from + to + (isIPv4 ? [0, 17] + big(length) : big(UInt32(length)) + [0, 0, 0, 17])
         // A sum of 0 is sent as all ones: 0 means that there is none.
-        let sum = checksum(pseudo + header + payload)
+        let sum = InternetChecksum.of(pseudo + header + payload)
         header.replaceSubrange(6..<8, with: big(sum == 0 ? 0xffff : sum))
         // Hardware addresses are put in where the frame is; type, then what is behind it.
         let ethernet = [UInt8](repeating: 0, count: 12) + big(UInt16(isIPv4 ? 0x0800 : 0x86dd))
         let network: [UInt8]
         if isIPv4 {
             var ip = [0x45, 0] + big(20 + length) + [0, 0, 0x40, 0, 64, 17, 0, 0] + from + to
-            ip.replaceSubrange(10..<12, with: big(checksum(ip)))
+            ip.replaceSubrange(10..<12, with: big(InternetChecksum.of(ip)))
             network = ip
         } else {
             network = [0x60, 0, 0, 0] + big(length) + [17, 64] + from + to
@@ -41,16 +41,5 @@ extension HeldFrame {
 
     private static func big<Value: FixedWidthInteger>(_ value: Value) -> [UInt8] {
         withUnsafeBytes(of: value.bigEndian) { Array($0) }
-    }
-
-    /// The Internet checksum, RFC 1071.
-    private static func checksum(_ bytes: [UInt8]) -> UInt16 {
-        var sum: UInt64 = 0
-        for index in stride(from: 0, to: bytes.count - 1, by: 2) {
-            sum += UInt64(bytes[index]) << 8 | UInt64(bytes[index + 1])
-        }
-        if bytes.count % 2 == 1, let last = bytes.last { sum += UInt64(last) << 8 }
-        while sum >> 16 != 0 { sum = sum & 0xffff + sum >> 16 }
-        return ~UInt16(sum)
     }
 }

@@ -75,22 +75,12 @@ enum OwnershipFrames {
     ) -> [UInt8] {
         var message = message
         let length = UInt8(message.count)
-        let sum = checksum(source + destination + [0, 0, 0, length, 0, 0, 0, 58] + message)
+        let sum = InternetChecksum.of(source + destination + [0, 0, 0, length, 0, 0, 0, 58] + message)
         message[2] = UInt8(sum >> 8)
         message[3] = UInt8(sum & 0xff)
         // Hop limit 255 proves to receivers that no router forwarded it.
         let header = [0x60, 0, 0, 0, 0, length, 58, 255] + source + destination
         return [0x33, 0x33] + destination[12...] + hardware + [0x86, 0xdd] + header + message
-    }
-
-    /// The Internet check sum of an even number of bytes, RFC 1071.
-    static func checksum(_ bytes: [UInt8]) -> UInt16 {
-        var sum: UInt32 = 0
-        for index in stride(from: 0, to: bytes.count - 1, by: 2) {
-            sum += UInt32(bytes[index]) << 8 | UInt32(bytes[index + 1])
-        }
-        while sum > 0xffff { sum = sum & 0xffff + sum >> 16 }
-        return ~UInt16(sum)
     }
 }
 

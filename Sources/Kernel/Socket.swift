@@ -87,16 +87,6 @@ public enum Socket {
         try setOption(socket, level, name, withUnsafeBytes(of: value) { Array($0) })
     }
 
-    /// A classic packet filter is attached: SO_GET_FILTER with no room answers with the number of instructions.
-    public static func hasFilter(_ socket: borrowing FileDescriptor) -> Bool {
-        let raw = socket.raw
-        var length: UInt32 = 0
-        let answer = try? systemCall("getsockopt", on: "fd \(raw) SO_GET_FILTER") {
-            getsockopt(raw, 1, 26, nil, &length)
-        }
-        return answer != nil && length > 0
-    }
-
     // MARK: Addresses
 
     public static func bind(_ socket: borrowing FileDescriptor, _ address: SocketName) throws(KernelError) {

@@ -15,6 +15,7 @@ public struct SystemVObject: Equatable, Sendable {
 extension SystemVObject {
     /// All objects of the ipc namespace of `pid`, ipc_namespaces(7).
     public static func all(ofNamespaceOf pid: Int32) throws(KernelError) -> [SystemVObject] {
+        if try NamespaceKind.ipc.identity(of: pid) == NamespaceKind.ipc.identity(of: getpid()) { return try list() }
         let namespace = try NamespaceKind.ipc.open(of: pid).release()
         let result = try Promise<Result<[SystemVObject], KernelError>>()
         // A thread of its own changes the namespace of nobody else, and ends with it.

@@ -17,12 +17,14 @@ public struct TCPSegment: Sendable {
         self.window = window
     }
 
+    /// Not for the queue in which packets for the address wait: HOLD_PASS of Sources/CPrograms/bpf/hold.h.
+    private static let passingMark: Int32 = 0x6d6f_6270
+
     /// Sends it through a raw socket, raw(7); `destination` must be an address of this host.
     public func send(acknowledging acknowledgement: UInt32, finish: Bool) throws(KernelError) {
         let header = tcpHeader(acknowledgement, flags: finish ? 0x11 : 0x10)
         let raw = try Socket.make(isIPv4 ? AF_INET : AF_INET6, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
-        // Not for the queue in which packets for the address wait: HOLD_PASS of Sources/CPrograms/bpf/hold.h.
-        try Socket.setInteger(raw, 1, 36, 0x6d6f_6270)  // SO_MARK
+        try Socket.setInteger(raw, 1, 36, Self.passingMark)  // SO_MARK
         var target =
             isIPv4
             ? SocketName.ipv4(destinationBytes, port: 0) : SocketName.ipv6(destinationBytes, port: 0)
@@ -42,7 +44,7 @@ public struct TCPSegment: Sendable {
         var header = big(source.port) + big(destination.port) + big(sequence) + big(acknowledgement)
         header += [0x50, flags] + big(window) + [0, 0, 0, 0]
         let pseudo = sourceBytes + destinationBytes + big(UInt32(header.count)) + [0, 0, 0, 6]
-        header.replaceSubrange(16..<18, with: big(Self.checksum(pseudo + header)))
+        header.replaceSubrange(16..<18, with: big(InternetChecksum.of(pseudo + header)))
         return header
     }
 
@@ -52,15 +54,5 @@ public struct TCPSegment: Sendable {
         }
         // The kernel fills in total length and checksum, raw(7).
         return [0x45, 0] + big(UInt16(20 + length)) + [0, 0, 0x40, 0, 64, 6, 0, 0] + sourceBytes + destinationBytes
-    }
-
-    /// The Internet checksum, RFC 1071, of an even number of bytes.
-    private static func checksum(_ bytes: [UInt8]) -> UInt16 {
-        var sum: UInt32 = 0
-        for index in stride(from: 0, to: bytes.count, by: 2) {
-            sum += UInt32(bytes[index]) << 8 | UInt32(bytes[index + 1])
-        }
-        while sum >> 16 != 0 { sum = sum & 0xffff + sum >> 16 }
-        return ~UInt16(sum)
     }
 }

@@ -84,10 +84,7 @@ final class ArrivalCheck {
         for address in view.addresses {
             do throws(AddressingError) {
                 let interface = try host.addresses.interface(for: address, named: view.annotation.interface)
-                // Asked first: what still sends on after a departure gives the address up when it is wanted.
-                let isLeaving = host.forwardings.concerns(address)
-                let isPresent = try host.addresses.isPresent(address, on: interface)
-                if isPresent && !isLeaving {
+                if try host.addresses.isPresent(address, on: interface) {
                     fail("address", address.description, "is on \(interface.name) of node \(host.name) already")
                 } else {
                     pass("address", address.description, "has its place on \(interface.name)")

@@ -93,8 +93,6 @@ final class ForwardingTable: Sendable {
     func add(_ forwarding: Forwarding) { table.withLock { $0.append(forwarding) } }
     func remove(_ forwarding: Forwarding) { table.withLock { $0.removeAll { $0 === forwarding } } }
 
-    func concerns(_ address: VirtualAddress) -> Bool { table.withLock { $0.contains { $0.concerns(address) } } }
-
     /// Ends what concerns one of the addresses, and waits for it.
     func end(_ addresses: [VirtualAddress]) {
         let wanted = table.withLock { table in table.filter { addresses.contains(where: $0.concerns) } }

@@ -29,6 +29,7 @@ final class FrozenService {
     func rollBack() throws {
         holds?.rollBack()
         holds = nil
+        // A call that ends with EINTR is better than a service that stays frozen.
         try? InterruptedCalls.restart(in: moving)
         try moving.thaw()
         try moving.moveProcesses(to: cgroup)

@@ -218,6 +218,7 @@ public struct Recovery: Sendable {
     private func revive(_ cgroup: Cgroup) throws {
         let moving = Cgroup(path: cgroup.path + "/" + FrozenService.childName)
         guard moving.exists else { return }
+        // A call that ends with EINTR is better than a service that stays frozen.
         try? InterruptedCalls.restart(in: moving)
         try moving.thaw()
         try moving.moveProcesses(to: cgroup)

@@ -51,15 +51,17 @@ enum UnitLines {
         let kinds: [(NamespaceKind, String)] = [
             (.mount, "mount"), (.uts, "UTS"), (.ipc, "IPC"), (.user, "user"), (.cgroup, "cgroup"),
         ]
+        // The others have the same, or are refused for that by the check of the processes.
+        guard let first = pids.first else { return [] }
         var lines: [CheckLine] = []
         for (kind, name) in kinds where !view.status.madeNamespaces.contains(kind.name) {
             // One that has ended has none; what remains is looked at again when the service is frozen.
-            guard let host = try? kind.identity(of: 1) else { continue }
-            let foreign = pids.first { pid in (try? kind.identity(of: pid)).map { $0 != host } ?? false }
-            guard let foreign else { continue }
+            guard let host = try? kind.identity(of: 1), let own = try? kind.identity(of: first), own != host else {
+                continue
+            }
             lines.append(
                 CheckLine(
-                    "resource", "process \(foreign) \(name) namespace", passed: false,
+                    "resource", "process \(first) \(name) namespace", passed: false,
                     why: "is the service's own (unshare(2)), which cannot be carried; switch off the service's own "
                         + "sandbox, and sandbox it by its unit"))
         }

@@ -25,20 +25,12 @@ struct Report {
     func write() throws {
         let docs = Product.repository + "/docs"
         try markdown.write(toFile: docs + "/faults.md", atomically: true, encoding: .utf8)
-        let path = docs + "/measurements.json"
-        var figures: [String: Any] = [:]
-        if let data = FileManager.default.contents(atPath: path) {
-            guard let object = try JSONSerialization.jsonObject(with: data) as? [String: Any] else {
-                throw LabError("\(path) is no JSON object")
-            }
-            figures = object
-        }
-        figures["faults"] = [
-            "cells": results.count, "ran_once": ranOnce, "lost": count(.lost), "twice": count(.twice),
-            "reset": count(.reset), "ended": count(.ended),
-        ]
-        let data = try JSONSerialization.data(withJSONObject: figures, options: [.prettyPrinted, .sortedKeys])
-        try (data + Data("\n".utf8)).write(to: URL(fileURLWithPath: path))
+        try Measurements.write(
+            "faults",
+            [
+                "cells": results.count, "ran_once": ranOnce, "lost": count(.lost), "twice": count(.twice),
+                "reset": count(.reset), "ended": count(.ended),
+            ])
     }
 
     // MARK: - docs/faults.md

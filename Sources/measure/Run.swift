@@ -33,7 +33,7 @@ struct Run {
         let cable = try subject.isBadCable ? lab.degradeCable(of: "c", delay: 20, loss: 10) : nil
         defer { cable?.kill() }
         let load = try start(on: client)
-        defer { load.kill() }
+        defer { load.process.kill() }
         // Some other traffic for the service that moves while it is its neighbour who is measured.
         let other =
             try subject.bystander == nil
@@ -46,12 +46,11 @@ struct Run {
             frozen.append(try move(number))
             times.append(Clock.monotonic - start)
         }
-        let end: LoadLine
         var control = Counts()
         if subject.isBadCable {
             control = try count(client, load) { try Poll.pause(milliseconds: Int32(times[$0] / 1_000_000)) }
         }
-        end = try finish(load)
+        let end = try finish(load)
         return Figures(
             case: subject.name, family: subject.family.rawValue, moves: moves,
             resets: moved.resets + (end.resets ?? 0), failed: end.failed ?? 0,
@@ -68,7 +67,7 @@ struct Run {
         var retransmitted = 0.0
     }
 
-    private func count(_ client: LabHost, _ load: LabProcess, _ round: (Int) throws -> Void) throws -> Counts {
+    private func count(_ client: LabHost, _ load: Load, _ round: (Int) throws -> Void) throws -> Counts {
         let start = try client.counters()
         var retransmitted: [Double] = []
         for number in 0..<moves {
@@ -105,35 +104,33 @@ struct Run {
 
     // MARK: - The load
 
-    private func start(on client: LabHost) throws -> LabProcess {
+    private func start(on client: LabHost) throws -> Load {
         switch subject.load {
-        case .requests(let arguments): try client.spawn([Product.releaseDirectory + "/labload"] + arguments)
-        case .program(let name, let arguments): try client.spawn([try lab.clientProgram(name)] + arguments)
+        case .requests(let arguments): try Load(arguments, on: client)
+        case .program(let name, let arguments):
+            try Load(program: try lab.clientProgram(name), arguments, on: client)
         }
     }
 
-    private func isServed(_ load: LabProcess) throws -> Bool {
-        guard load.isRunning else { throw LabError("the load has ended: \(load.output)\(load.errorOutput)") }
-        guard case .requests = subject.load else { return load.output.contains("\"start\"") }
-        guard load.output.contains("\"start\"") else { return false }
+    private func isServed(_ load: Load) throws -> Bool {
+        guard load.process.isRunning else {
+            throw LabError("the load has ended: \(load.process.output)\(load.process.errorOutput)")
+        }
+        guard case .requests = subject.load else { return load.process.output.contains("\"start\"") }
+        guard load.process.output.contains("\"start\"") else { return false }
         _ = try load.window()
         return load.lines.compactMap(\.requests).reduce(0, +) > 1000
     }
 
-    /// Until clients are served as before, so that each move meets the full load.
-    private func settle(_ load: LabProcess) throws {
-        guard load.isRunning else { throw LabError("the load has ended: \(load.output.suffix(300))") }
-        // The pace of the moves, not a wait for something.
+    /// Half a second of full load between two moves.
+    private func settle(_ load: Load) throws {
+        guard load.process.isRunning else { throw LabError("the load has ended: \(load.process.output.suffix(300))") }
         try Poll.pause(milliseconds: 500)
     }
 
-    private func finish(_ load: LabProcess) throws -> LoadLine {
-        try load.signal(SIGTERM)
-        try load.wait(timeout: .seconds(20))
-        guard let line = load.lines.last, line.event == "end" else {
-            throw LabError("the load ended without totals: \(load.output.suffix(300)) \(load.errorOutput)")
-        }
-        return line
+    private func finish(_ load: Load) throws -> Load.Line {
+        try load.process.signal(SIGTERM)
+        return try load.end(timeout: .seconds(20))
     }
 
     private func grown(_ name: String, since before: [String: Int], _ client: LabHost) throws -> Int {
@@ -145,27 +142,5 @@ struct Run {
         guard !sorted.isEmpty else { return 0 }
         let middle = sorted.count / 2
         return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
-    }
-}
-
-/// What a load says in one line of JSON.
-struct LoadLine: Decodable {
-    let event: String
-    let requests, failed, resets: Int?
-    let longest_silence_ms: Double?
-}
-
-extension LabProcess {
-    var lines: [LoadLine] {
-        output.split(separator: "\n").compactMap { try? JSONDecoder().decode(LoadLine.self, from: Data($0.utf8)) }
-    }
-
-    /// labload's figures since the last call.
-    func window() throws -> LoadLine {
-        let before = lines.count { $0.event == "window" }
-        try signal(SIGUSR1)
-        try waitUntil("report of the load") { lines.count { $0.event == "window" } > before }
-        guard let line = lines.last(where: { $0.event == "window" }) else { throw LabError("no report of the load") }
-        return line
     }
 }

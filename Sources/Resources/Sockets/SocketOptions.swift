@@ -117,9 +117,6 @@ extension SocketSettings {
         _ socket: borrowing FileDescriptor, _ entries: [SocketOption.Entry], subject: String
     ) throws(ResourceError) -> SocketSettings {
         var settings = SocketSettings()
-        if Socket.hasFilter(socket) {
-            throw ResourceError(subject, "a packet filter (SO_ATTACH_FILTER) cannot be carried")
-        }
         var buffer = [UInt8](repeating: 0, count: 64)
         let kind = try step(subject, "its options cannot be read") { () throws(KernelError) in
             // SO_DOMAIN and SO_PROTOCOL.

@@ -1,26 +1,28 @@
 import Foundation
 import Kernel
-import Lab
 
 /// The files in which figures stand: docs/measurements.json for programs, docs/measurements.md for people. Each
 /// program that measures writes its own part and leaves the others as they are.
-struct Measurements {
-    static var json: String { Product.repository + "/docs/measurements.json" }
-    static var text: String { Product.repository + "/docs/measurements.md" }
+public enum Measurements {
+    private static var json: String { Product.repository + "/docs/measurements.json" }
+    private static var text: String { Product.repository + "/docs/measurements.md" }
 
     /// Replaces one key of the JSON file.
-    static func write<Value: Encodable>(_ key: String, _ value: Value) throws {
+    public static func write<Value: Encodable>(_ key: String, _ value: Value) throws {
         var all: [String: Any] = [:]
         if let old = FileManager.default.contents(atPath: json) {
-            all = try JSONSerialization.jsonObject(with: old) as? [String: Any] ?? [:]
+            guard let object = try JSONSerialization.jsonObject(with: old) as? [String: Any] else {
+                throw LabError("\(json) is no JSON object")
+            }
+            all = object
         }
         all[key] = try JSONSerialization.jsonObject(with: JSONEncoder().encode(value))
         let data = try JSONSerialization.data(withJSONObject: all, options: [.prettyPrinted, .sortedKeys])
-        try data.write(to: URL(fileURLWithPath: json))
+        try (data + Data("\n".utf8)).write(to: URL(fileURLWithPath: json))
     }
 
     /// Replaces the section that `title` heads, up to the next of its rank, or adds it.
-    static func write(section title: String, _ body: String) throws {
+    public static func write(section title: String, _ body: String) throws {
         let heading = "## \(title)"
         let old = FileManager.default.contents(atPath: text).map { String(decoding: $0, as: UTF8.self) }
         var lines = (old ?? "# Measurements\n\nWritten by the programs that measure; not by hand.\n")
@@ -35,7 +37,7 @@ struct Measurements {
     }
 
     /// Machine and day, for whoever reads the figures later.
-    static func circumstances() throws -> String {
+    public static func circumstances() throws -> String {
         let kernel = try Files.readText("/proc/sys/kernel/osrelease").split(separator: "\n").first ?? ""
         let model = try Files.readText("/proc/cpuinfo").split(separator: "\n").first { $0.hasPrefix("model name") }
         let processors = ProcessInfo.processInfo.processorCount

@@ -1,36 +1,42 @@
 import Foundation
 import Glibc
-import Lab
 
-/// A labload on the client: its lines of JSON, and the signals that steer it.
-struct Load {
+/// labload, or a program of Tests/Programs that speaks like it, on a client: its lines of JSON, and the signals that
+/// steer it.
+public struct Load {
     /// One line; each program fills in what it knows.
-    struct Line: Decodable {
-        let event: String
-        let bytes, total, requests, failed, resets, reconnects: Int?
-        let longest_silence_ms, longest_total_silence_ms, window_silence_ms: Double?
-        let hash_ok: Bool?
-        let error: String?
+    public struct Line: Decodable {
+        public let event: String
+        public let bytes, total, requests, failed, resets, reconnects: Int?
+        public let longest_silence_ms, longest_total_silence_ms, window_silence_ms: Double?
+        public let hash_ok: Bool?
+        public let error: String?
     }
 
-    let process: LabProcess
+    public let process: LabProcess
 
-    init(_ arguments: [String], on client: LabHost) throws {
+    /// labload with these arguments, beside the calling program.
+    public init(_ arguments: [String], on client: LabHost) throws {
         guard let directory = Bundle.main.executableURL?.deletingLastPathComponent() else {
-            throw LabError("the demo cannot tell where its own program lies")
+            throw LabError("this program cannot tell where it lies")
         }
-        process = try client.spawn([directory.appendingPathComponent("labload").path] + arguments)
+        try self.init(program: directory.appendingPathComponent("labload").path, arguments, on: client)
+    }
+
+    /// Another program.
+    public init(program: String, _ arguments: [String], on client: LabHost) throws {
+        process = try client.spawn([program] + arguments)
     }
 
     /// Every whole line so far.
-    var lines: [Line] {
+    public var lines: [Line] {
         process.output.split(separator: "\n").compactMap {
             try? JSONDecoder().decode(Line.self, from: Data($0.utf8))
         }
     }
 
     /// The latest line, or an error with what the program said instead.
-    func latest() throws -> Line {
+    public func latest() throws -> Line {
         guard let line = lines.last else {
             throw LabError("labload said nothing; on its standard error: \(process.errorOutput)")
         }
@@ -38,7 +44,7 @@ struct Load {
     }
 
     /// Asks for the window since the last call, and starts a new one.
-    func window() throws -> Line {
+    public func window() throws -> Line {
         let before = lines.count { $0.event == "window" }
         try process.signal(SIGUSR1)
         try waitUntil("report of `\(process.command)`", timeout: .seconds(5)) {
@@ -50,7 +56,7 @@ struct Load {
     }
 
     /// The totals, after the program's end.
-    func end(timeout: Duration) throws -> Line {
+    public func end(timeout: Duration) throws -> Line {
         try process.wait(timeout: timeout)
         guard let line = lines.last, line.event == "end" else {
             throw LabError("`\(process.command)` ended without totals: \(process.errorOutput)")
