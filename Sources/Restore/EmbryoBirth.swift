@@ -24,6 +24,22 @@ enum EmbryoBirth {
     static func start(
         _ pid: Int32, in region: EmbryoRegion, adoption: Adoption, cgroup: Int32?, control: Int32
     ) throws(RestoreError) -> Embryo {
+        let acts = firstActs(control: control)
+        let embryo = try clone(pid, in: region, adoption: adoption, cgroup: cgroup, acts: acts, control: control)
+        do throws(RestoreError) {
+            try step(pid, "first acts") { () throws(KernelError) in try embryo.leader.finish(acts) }
+            try strip(embryo)
+        } catch {
+            embryo.kill()
+            throw error
+        }
+        return embryo
+    }
+
+    /// The clone, which performs its first acts by itself.
+    static func clone(
+        _ pid: Int32, in region: EmbryoRegion, adoption: Adoption, cgroup: Int32?, acts: [EmbryoCall], control: Int32
+    ) throws(RestoreError) -> Embryo {
         let slot = try step(pid, "slot") { () throws(KernelError) in try region.takeSlot() }
         var arguments = CloneArguments()
         arguments.flags = CloneArguments.clearSighand | CloneArguments.pidfd
@@ -32,6 +48,10 @@ enum EmbryoBirth {
         if let cgroup {
             arguments.flags |= CloneArguments.intoCgroup
             arguments.cgroup = UInt64(cgroup)
+        }
+        try step(pid, "first acts") { () throws(KernelError) in
+            try raiseDescriptorLimit(above: control)
+            try EmbryoSlot.preload(acts, in: slot)
         }
         let pidfd = Embryo.prepare(arguments, pid, slot)
         do throws(KernelError) {
@@ -46,23 +66,13 @@ enum EmbryoBirth {
         }
         close(pidfd.pointee)
         let handle = try step(pid, "open") { () throws(KernelError) in try ProcessHandle(pid: pid) }
-        let embryo = Embryo(
+        return Embryo(
             process: handle, region: region, slot: EmbryoSlot(base: slot, tid: pid, process: handle),
             control: control, session: getsid(0), group: getpgid(0))
-        do throws(RestoreError) { try strip(embryo) } catch {
-            embryo.kill()
-            throw error
-        }
-        return embryo
     }
 
     private static func strip(_ embryo: Embryo) throws(RestoreError) {
         let pid = embryo.pid
-        try step(pid, "limit of descriptors") { () throws(KernelError) in
-            let limit = try ProcessLimit.get(pid, Int32(RLIMIT_NOFILE.rawValue))
-            guard limit.soft <= UInt64(embryo.controlDescriptor) + 64 else { return }
-            try ProcessLimit.set(pid, Int32(RLIMIT_NOFILE.rawValue), soft: limit.hard, hard: limit.hard)
-        }
         try step(pid, "leave the daemon's registrations") { () throws(KernelError) in
             let sequence = embryo_rseq_address()
             if sequence != 0 {
@@ -87,22 +97,35 @@ enum EmbryoBirth {
             mustSucceed: false)
     }
 
+    /// The embryo inherits the daemon's limit. mobilityd.service has a high one.
+    private static func raiseDescriptorLimit(above control: Int32) throws(KernelError) {
+        let limit = try ProcessLimit.get(0, Int32(RLIMIT_NOFILE.rawValue))
+        guard limit.soft <= UInt64(control) + 64 else { return }
+        try ProcessLimit.set(0, Int32(RLIMIT_NOFILE.rawValue), soft: limit.hard, hard: limit.hard)
+    }
+
+    /// Of the daemon's descriptors only one on the daemon itself stays. Done by the new process on its own, and also
+    /// when the daemon has died meanwhile: a copy of its listener or of its channels would keep the next daemon from
+    /// its port, and the other node from seeing the end of this one.
+    static func firstActs(control: Int32) -> [EmbryoCall] {
+        [
+            EmbryoCall(Int32(SYS_pidfd_open), [.int(getpid()), .int(0)], on: "daemon", mustSucceed: false),
+            EmbryoCall(
+                Int32(SYS_dup3), [.int(0), .int(control), .int(O_CLOEXEC)], on: "control descriptor",
+                mustSucceed: false, takes: (0, 1)),
+            EmbryoCall(Int32(SYS_close_range), [.int(0), .int(control - 1), .int(0)], on: "descriptors"),
+            EmbryoCall(
+                Int32(SYS_close_range), [.int(control + 1), .int(Int(UInt32.max)), .int(0)], on: "descriptors"),
+            EmbryoCall(Int32(SYS_fcntl), [.int(control), .int(Int(F_GETFD))], on: "control descriptor"),
+        ]
+    }
+
     private static func registrations(_ embryo: Embryo) -> [EmbryoCall] {
-        let control = embryo.controlDescriptor
         let disabledStack: [UInt8] = [0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0] + [UInt8](repeating: 0, count: 8)
         return [
             EmbryoCall(Int32(SYS_set_robust_list), [.int(0), .int(24)], on: "robust list"),
             EmbryoCall(Int32(SYS_set_tid_address), [.int(0)], on: "tid address"),
             EmbryoCall(Int32(SYS_sigaltstack), [.bytes(disabledStack), .int(0)], on: "alternate stack"),
-            EmbryoCall(Int32(SYS_pidfd_open), [.int(getpid()), .int(0)], on: "daemon"),
-            EmbryoCall(
-                Int32(SYS_dup3), [.int(0), .int(control), .int(O_CLOEXEC)], on: "control descriptor",
-                mustSucceed: false,
-                takes: (0, 1)),
-            EmbryoCall(Int32(SYS_close_range), [.int(0), .int(control - 1), .int(0)], on: "descriptors"),
-            EmbryoCall(
-                Int32(SYS_close_range), [.int(control + 1), .int(Int(UInt32.max)), .int(0)], on: "descriptors"),
-            EmbryoCall(Int32(SYS_fcntl), [.int(control), .int(Int(F_GETFD))], on: "control descriptor"),
         ]
     }
 

@@ -62,7 +62,7 @@ final class EmbryoSlot {
                 used + Self.scratchNeed(calls[next]) <= Self.scratchEnd,
                 !(prepared.count > 500 && calls[next].takes == nil)
             {
-                prepared.append(store(calls[next], at: prepared.count, &used))
+                prepared.append(Self.store(calls[next], in: base, at: prepared.count, &used))
                 next += 1
             }
             guard next > first else {
@@ -77,9 +77,29 @@ final class EmbryoSlot {
     /// Hands over one call and does not wait: for calls that block or never come back.
     func post(_ call: EmbryoCall) {
         var used = Self.scratchStart
-        _ = store(call, at: 0, &used)
+        _ = Self.store(call, in: base, at: 0, &used)
         Self.header(base).pointee.count = 1
         embryo_post(Self.header(base))
+    }
+
+    /// Puts a batch into the slot of a process that is yet to be made, which performs it before anything else, whatever
+    /// becomes of this one. Its calls have numbers for arguments only.
+    static func preload(_ calls: [EmbryoCall], in base: UnsafeMutableRawPointer) throws(KernelError) {
+        for (index, call) in calls.enumerated() {
+            let name = CallNames.name(call.number)
+            if let code = FaultSeam.forcedError(named: "embryo \(name)") {
+                throw KernelError(call: name, object: call.object, code: code)
+            }
+            var used = scratchStart
+            _ = store(call, in: base, at: index, &used)
+        }
+        header(base).pointee.count = UInt32(calls.count)
+        embryo_post(header(base))
+    }
+
+    /// Awaits a batch that was preloaded.
+    func finish(_ calls: [EmbryoCall]) throws(KernelError) {
+        _ = try collect(calls[...], calls.map { _ in Prepared() }, forced: [:])
     }
 
     /// The result of a posted call when it has come back.
@@ -97,7 +117,9 @@ final class EmbryoSlot {
         }
     }
 
-    private func store(_ call: EmbryoCall, at index: Int, _ used: inout Int) -> Prepared {
+    private static func store(
+        _ call: EmbryoCall, in base: UnsafeMutableRawPointer, at index: Int, _ used: inout Int
+    ) -> Prepared {
         var prepared = Prepared()
         var values = [Int64](repeating: 0, count: 6)
         for (position, argument) in call.arguments.enumerated() {
@@ -108,16 +130,16 @@ final class EmbryoSlot {
                     if let start = source.baseAddress { (base + used).copyMemory(from: start, byteCount: bytes.count) }
                 }
                 if case .exchange = argument { prepared.outputs.append((used, bytes.count)) }
-                values[position] = Int64(bitPattern: Self.address(base + used))
+                values[position] = Int64(bitPattern: address(base + used))
                 used += (bytes.count + 31) & ~15
             case .output(let count):
                 memset(base + used, 0, count)
                 prepared.outputs.append((used, count))
-                values[position] = Int64(bitPattern: Self.address(base + used))
+                values[position] = Int64(bitPattern: address(base + used))
                 used += (count + 31) & ~15
             }
         }
-        let slot = Self.calls(base) + index
+        let slot = calls(base) + index
         slot.pointee.number = Int64(call.number)
         slot.pointee.arguments = (values[0], values[1], values[2], values[3], values[4], values[5])
         slot.pointee.result = 0
@@ -143,6 +165,13 @@ final class EmbryoSlot {
         }
         header.pointee.count = UInt32(calls.count)
         embryo_post(header)
+        return try collect(calls, prepared, forced: forced)
+    }
+
+    private func collect(
+        _ calls: ArraySlice<EmbryoCall>, _ prepared: [Prepared], forced: [Int: Errno]
+    ) throws(KernelError) -> [EmbryoResult] {
+        let header = Self.header(base)
         let deadline = Clock.monotonic + Self.patience
         while embryo_await(header, 4_000_000) == 0 {
             if process.hasEnded {

@@ -32,6 +32,24 @@ struct Stat {
 }
 
 @Suite(.serialized) struct EmbryoTests {
+    /// A daemon that is killed in that moment must not live on in the descriptors of what it has just made.
+    @Test func `A new process lets go of the daemon's descriptors before it is told anything`() throws {
+        let (pid, control) = (FreePids.take(1)[0], Int32(900))
+        let embryo = try EmbryoBirth.clone(
+            pid, in: try EmbryoRegion(slots: 4, avoiding: []), adoption: .ourselves, cgroup: nil,
+            acts: EmbryoBirth.firstActs(control: control), control: control)
+        defer {
+            embryo.kill()
+            waitpid(pid, nil, 0)
+        }
+        let deadline = Clock.monotonic + 5_000_000_000
+        var left: [String] = []
+        repeat {
+            left = try Files.list("/proc/\(pid)/fd")
+        } while left != ["\(control)"] && Clock.monotonic < deadline
+        #expect(left == ["\(control)"])
+    }
+
     @Test func treeHasItsNumbersAndShape() throws {
         let p = FreePids.take(9)
         // A leader with two workers, one of which keeps the older session; an orphaned session with a grouped pair.
