@@ -80,6 +80,8 @@ struct HoldPrograms: ~Copyable, Sendable {
     let modes: ProgramMap
     let tallies: ProgramMap
     let taps: ProgramMap
+    let handshakes: ProgramMap
+    let handshakesUntil: ProgramMap
 }
 
 extension HoldQueue {

@@ -39,7 +39,7 @@ public final class HoldQueue: Sendable {
     }
 
     private let bound: Int32
-    private let programs: HoldPrograms
+    let programs: HoldPrograms
     private let lanes = Mutex<[HoldAddress: Lane]>([:])
 
     /// Loads the programs; `pinDirectory` lies on a bpf file system and is made if need be. Maps pinned there before
@@ -49,15 +49,20 @@ public final class HoldQueue: Sendable {
         self.bound = bound
         try preparePinDirectory(pinDirectory)
         let object = try ProgramObject(
-            program_hold(), name: "hold", pinning: ["hold_modes", "hold_tallies", "hold_taps"], in: pinDirectory)
+            program_hold(), name: "hold",
+            pinning: ["hold_modes", "hold_tallies", "hold_taps", "hold_handshakes", "hold_handshakes_until"],
+            in: pinDirectory)
         let modes = try object.map("hold_modes")
         let tallies = try object.map("hold_tallies")
         let taps = try object.map("hold_taps")
+        let handshakes = try object.map("hold_handshakes")
+        let until = try object.map("hold_handshakes_until")
         // Taps of former processes are gone; one process looks after a host.
         try kernel { () throws(KernelError) in
             for tap in try taps.keys(empty: Int32(0)) { try taps.remove(tap) }
         }
-        programs = HoldPrograms(object: object, modes: modes, tallies: tallies, taps: taps)
+        programs = HoldPrograms(
+            object: object, modes: modes, tallies: tallies, taps: taps, handshakes: handshakes, handshakesUntil: until)
     }
 
     /// Attaches the programs to `nic`, where nothing is held yet. Repeatable. Call it long before a move.

@@ -1,14 +1,23 @@
 import CKernel
 import Glibc
 
-/// One TCP segment (RFC 9293, 3.1) without data, given to a socket of this host over its loopback interface as if the
-/// peer had sent it.
+/// One TCP segment (RFC 9293, 3.1), given to a socket of this host over its loopback interface as if the peer had sent
+/// it, or sent to the peer.
 public struct TCPSegment: Sendable {
+    public struct Flags: OptionSet, Sendable {
+        public let rawValue: UInt8
+        public init(rawValue: UInt8) { self.rawValue = rawValue }
+        public static let fin = Flags(rawValue: 0x01), syn = Flags(rawValue: 0x02), ack = Flags(rawValue: 0x10)
+    }
+
     public var source: SocketName
     public var destination: SocketName
     public var sequence: UInt32
     /// As in the header: shifted right by the window scale.
     public var window: UInt16
+    /// Header options, padded by the sender to a multiple of four bytes.
+    public var options: [UInt8] = []
+    public var payload: [UInt8] = []
 
     public init(source: SocketName, destination: SocketName, sequence: UInt32, window: UInt16) {
         self.source = source
@@ -20,16 +29,20 @@ public struct TCPSegment: Sendable {
     /// Not for the queue in which packets for the address wait: HOLD_PASS of Sources/CPrograms/bpf/hold.h.
     private static let passingMark: Int32 = 0x6d6f_6270
 
-    /// Sends it through a raw socket, raw(7); `destination` must be an address of this host.
+    /// Sends it through a raw socket, raw(7). Where `destination` is an address of this host, it goes by loopback.
     public func send(acknowledging acknowledgement: UInt32, finish: Bool) throws(KernelError) {
-        let header = tcpHeader(acknowledgement, flags: finish ? 0x11 : 0x10)
+        try send(acknowledging: acknowledgement, finish ? [.ack, .fin] : [.ack])
+    }
+
+    public func send(acknowledging acknowledgement: UInt32, _ flags: Flags) throws(KernelError) {
+        let header = tcpHeader(acknowledgement, flags)
         let raw = try Socket.make(isIPv4 ? AF_INET : AF_INET6, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
         try Socket.setInteger(raw, 1, 36, Self.passingMark)  // SO_MARK
         var target =
             isIPv4
             ? SocketName.ipv4(destinationBytes, port: 0) : SocketName.ipv6(destinationBytes, port: 0)
         target.port = 0
-        try Socket.send(raw, ipHeader(length: header.count) + header, to: target)
+        try Socket.send(raw, ipHeader(length: header.count + payload.count) + header + payload, to: target)
     }
 
     private var isIPv4: Bool { destination.ipv4Bytes != nil }
@@ -40,11 +53,11 @@ public struct TCPSegment: Sendable {
         withUnsafeBytes(of: value.bigEndian) { Array($0) }
     }
 
-    private func tcpHeader(_ acknowledgement: UInt32, flags: UInt8) -> [UInt8] {
+    private func tcpHeader(_ acknowledgement: UInt32, _ flags: Flags) -> [UInt8] {
         var header = big(source.port) + big(destination.port) + big(sequence) + big(acknowledgement)
-        header += [0x50, flags] + big(window) + [0, 0, 0, 0]
-        let pseudo = sourceBytes + destinationBytes + big(UInt32(header.count)) + [0, 0, 0, 6]
-        header.replaceSubrange(16..<18, with: big(InternetChecksum.of(pseudo + header)))
+        header += [UInt8(5 + options.count / 4) << 4, flags.rawValue] + big(window) + [0, 0, 0, 0] + options
+        let pseudo = sourceBytes + destinationBytes + big(UInt32(header.count + payload.count)) + [0, 0, 0, 6]
+        header.replaceSubrange(16..<18, with: big(InternetChecksum.of(pseudo + header + payload)))
         return header
     }
 

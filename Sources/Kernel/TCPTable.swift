@@ -6,8 +6,12 @@ public enum TCPTable {
         let port: UInt16
         /// A number of include/net/tcp_states.h.
         let state: UInt8
-        /// 0 when no descriptor refers to the socket any more.
+        /// 0 when no descriptor refers to the socket, yet or any more.
         let inode: UInt64
+        let remoteAddress: [UInt8]
+        let remotePort: UInt16
+        /// Received and not read, bytes.
+        let unread: UInt32
     }
 
     /// A listener; the address is 4 or 16 bytes in network order.
@@ -15,6 +19,26 @@ public enum TCPTable {
         public let address: [UInt8]
         public let port: UInt16
         public var isWildcard: Bool { address.allSatisfy { $0 == 0 } }
+    }
+
+    /// A connection that nobody has accepted yet, or that its program has closed. Names are of AF_INET6, IPv4 mapped.
+    public struct Unaccepted: Sendable {
+        public let local: SocketName
+        public let remote: SocketName
+        /// What the peer has sent, its FIN counted as one byte.
+        public let unread: UInt32
+    }
+
+    public static func unaccepted() throws(KernelError) -> [Unaccepted] {
+        try rows(in: [1, 8]).filter { $0.inode == 0 }.map {  // TCP_ESTABLISHED, TCP_CLOSE_WAIT
+            Unaccepted(
+                local: .ip(mapped($0.address), port: $0.port, family: 10),
+                remote: .ip(mapped($0.remoteAddress), port: $0.remotePort, family: 10), unread: $0.unread)
+        }
+    }
+
+    private static func mapped(_ address: [UInt8]) -> [UInt8] {
+        address.count == 4 ? [UInt8](repeating: 0, count: 10) + [0xff, 0xff] + address : address
     }
 
     public static func listeners() throws(KernelError) -> [Listener] {
@@ -42,9 +66,7 @@ public enum TCPTable {
 
     static func closing(of addresses: [[UInt8]], among rows: [Row]) -> Int {
         rows.count { row in
-            let isIPv4 = row.address.count == 4
-            let mapped = isIPv4 ? [UInt8](repeating: 0, count: 10) + [0xff, 0xff] + row.address : row.address
-            return row.inode == 0 && closingStates.contains(row.state) && addresses.contains(mapped)
+            row.inode == 0 && closingStates.contains(row.state) && addresses.contains(mapped(row.address))
         }
     }
 
@@ -65,10 +87,15 @@ public enum TCPTable {
             let words = line.split(separator: " ", maxSplits: 10)
             guard words.count > 9, let state = UInt8(words[3], radix: 16), states.contains(state) else { return nil }
             let local = words[1].split(separator: ":")
-            guard local.count == 2, let port = UInt16(local[1], radix: 16), let inode = UInt64(words[9]) else {
-                return nil
-            }
-            return Row(address: bytes(local[0]), port: port, state: state, inode: inode)
+            let remote = words[2].split(separator: ":")
+            let queues = words[4].split(separator: ":")
+            guard local.count == 2, let port = UInt16(local[1], radix: 16), let inode = UInt64(words[9]),
+                remote.count == 2, let remotePort = UInt16(remote[1], radix: 16),
+                queues.count == 2, let unread = UInt32(queues[1], radix: 16)
+            else { return nil }
+            return Row(
+                address: bytes(local[0]), port: port, state: state, inode: inode, remoteAddress: bytes(remote[0]),
+                remotePort: remotePort, unread: unread)
         }
     }
 

@@ -33,6 +33,7 @@ public final class CaptureModule: Sendable {
         let pointer: OpaquePointer
         let threadsProgram: Int32
         let filesProgram: Int32
+        let handshakesProgram: Int32
     }
 
     private let object: Object
@@ -64,14 +65,16 @@ public final class CaptureModule: Sendable {
             throw CaptureModuleError(problem: "the kernel does not take the programs", cause: cause, log: log.text)
         }
         guard let threads = bpf_object__find_program_by_name(pointer, "capture_threads"),
-            let files = bpf_object__find_program_by_name(pointer, "capture_files")
+            let files = bpf_object__find_program_by_name(pointer, "capture_files"),
+            let handshakes = bpf_object__find_program_by_name(pointer, "capture_handshakes")
         else {
             bpf_object__close(pointer)
             throw CaptureModuleError(problem: "a program is missing in the object", cause: nil, log: "")
         }
         return CaptureModule(
             Object(
-                pointer: pointer, threadsProgram: bpf_program__fd(threads), filesProgram: bpf_program__fd(files)))
+                pointer: pointer, threadsProgram: bpf_program__fd(threads), filesProgram: bpf_program__fd(files),
+                handshakesProgram: bpf_program__fd(handshakes)))
     }
 
     private static func lastError(_ call: String) -> KernelError {
@@ -127,7 +130,15 @@ public final class CaptureModule: Sendable {
         }
     }
 
-    private func pass(_ program: Int32, pids: [Int32]) throws(CaptureModuleError) -> [UInt8] {
+    /// TCP handshakes of this network namespace whose last segment has not come.
+    public func handshakes() throws(CaptureModuleError) -> [HandshakeRecord] {
+        let stream = try pass(object.handshakesProgram, pids: [nil])
+        do throws(RecordError) { return try RecordDecoder.handshakes(stream) } catch {
+            throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
+        }
+    }
+
+    private func pass(_ program: Int32, pids: [Int32?]) throws(CaptureModuleError) -> [UInt8] {
         var result: [UInt8] = []
         var failure: KernelError?
         buffer.withLock { buffer in
@@ -142,32 +153,35 @@ public final class CaptureModule: Sendable {
         return result
     }
 
-    /// One iterator over the threads of `pid`, read to its end.
+    /// One iterator over the threads of `pid`, read to its end; without one, over what the program is about.
     private static func iterate(
-        _ program: Int32, pid: Int32, _ buffer: inout [UInt8], _ result: inout [UInt8]
+        _ program: Int32, pid: Int32?, _ buffer: inout [UInt8], _ result: inout [UInt8]
     ) throws(KernelError) {
         var info = bpf_iter_link_info()
-        info.task.pid = UInt32(bitPattern: pid)
+        let place = pid.map { "pid \($0)" } ?? "sockets"
+        if let pid { info.task.pid = UInt32(bitPattern: pid) }
         var options = bpf_link_create_opts()
         options.sz = MemoryLayout<bpf_link_create_opts>.size
-        options.iter_info_len = UInt32(MemoryLayout<bpf_iter_link_info>.size)
         let link = withUnsafeMutablePointer(to: &info) { info in
-            options.iter_info = info
+            if pid != nil {
+                options.iter_info_len = UInt32(MemoryLayout<bpf_iter_link_info>.size)
+                options.iter_info = info
+            }
             return bpf_link_create(program, 0, BPF_TRACE_ITER, &options)
         }
         // The process has ended.
         if link == -ESRCH { return }
         guard link >= 0 else {
-            throw KernelError(call: "bpf", object: "BPF_LINK_CREATE pid \(pid)", code: Errno(rawValue: -link))
+            throw KernelError(call: "bpf", object: "BPF_LINK_CREATE \(place)", code: Errno(rawValue: -link))
         }
         let linkDescriptor = FileDescriptor(owning: link)
         let raw = bpf_iter_create(linkDescriptor.raw)
         guard raw >= 0 else {
-            throw KernelError(call: "bpf", object: "BPF_ITER_CREATE pid \(pid)", code: Errno(rawValue: -raw))
+            throw KernelError(call: "bpf", object: "BPF_ITER_CREATE \(place)", code: Errno(rawValue: -raw))
         }
         let iterator = FileDescriptor(owning: raw)
         while true {
-            let count = try systemCall("read", on: "iterator of pid \(pid)") {
+            let count = try systemCall("read", on: "iterator of \(place)") {
                 buffer.withUnsafeMutableBytes { Glibc.read(iterator.raw, $0.baseAddress, $0.count) }
             }
             if count == 0 { return }

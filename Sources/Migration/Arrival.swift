@@ -27,6 +27,9 @@ final class Arrival {
     private var tree: EmbryoTree?
     private var restore: ServiceRestore?
     private var warmth: MigrationWarmth?
+    /// Clients whom the service had not accepted.
+    private var waiting: [WaitingConnection] = []
+    private var halfOpen: [WaitingClients.HalfOpen] = []
     private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
 
     init(offer: Offer, from source: String, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
@@ -201,6 +204,9 @@ final class Arrival {
                 root: holderRoot)
         }
         try verifyFiles(message.image)
+        try WaitingClients.admit(message, at: lanes)
+        waiting = message.waiting
+        halfOpen = message.halfOpen
         guard Set(message.image.processes.map(\.pid)) == Set(offer.sketch.processes.map(\.pid)) else {
             throw MoveError(.step, "the service has made or ended processes since the check")
         }
@@ -259,6 +265,8 @@ final class Arrival {
         try SourceMove.step("restoring \(offer.unit)") {
             try restore.restoreState()
             timeline.mark("state")
+            try WaitingClients.put(waiting, elapsed: restore.frozenNanoseconds, through: host.hold)
+            timeline.mark("clients")
             Waypoint.destinationRestored.pass()
             try requireActive()
             try restore.stop()
@@ -311,6 +319,9 @@ final class Arrival {
             if let problems = restore?.activate(), !problems.isEmpty {
                 throw MoveError(.step, problems.joined(separator: "; "))
             }
+        }
+        insist("awaiting clients in their handshake") {
+            try WaitingClients.expect(halfOpen, elapsed: restore?.frozenNanoseconds ?? 0, through: host, lanes)
         }
         insist("thawing \(offer.unit)") { try moving.thaw() }
         timeline.mark("running")

@@ -8,6 +8,8 @@ final class FrozenService {
     private(set) var moving: Cgroup
     /// Set while state of the service is in our hands (sockets in repair mode).
     var holds: CaptureHolds?
+    /// Set once the accept queues were taken.
+    var clients: WaitingClients?
 
     /// The child's name.
     static let childName = "moving"
@@ -29,11 +31,15 @@ final class FrozenService {
     func rollBack() throws {
         holds?.rollBack()
         holds = nil
+        var problem: (any Error)?
+        do { try clients?.putBack() } catch { problem = error }
+        clients = nil
         // A call that ends with EINTR is better than a service that stays frozen.
         try? InterruptedCalls.restart(in: moving)
         try moving.thaw()
         try moving.moveProcesses(to: cgroup)
         try moving.remove()
+        if let problem { throw problem }
     }
 
     /// The service runs elsewhere: its processes end here without a packet, whatever they held.
@@ -45,6 +51,8 @@ final class FrozenService {
         try moving.awaitEmpty()
         holds?.release()
         holds = nil
+        clients?.end()
+        clients = nil
         try? moving.remove()
     }
 }

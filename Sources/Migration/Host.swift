@@ -22,6 +22,8 @@ public final class Host: Sendable {
     let forwardings = ForwardingTable()
     public let watches: AddressWatches
     private let identityBox: Mutex<Identity>
+    /// Connections that a former process of this daemon had taken out of accept queues, by unit.
+    private let kept = Mutex<[String: [Int32]]>(DescriptorStore.takeBack())
     private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
 
     public init(
@@ -79,6 +81,9 @@ public final class Host: Sendable {
         }
         announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()
     }
+
+    /// Hands out what a former process of this daemon kept for the unit, once.
+    func takeKept(_ unit: String) -> [Int32] { kept.withLock { $0.removeValue(forKey: unit) } ?? [] }
 
     /// Nothing is sent on any more to where services have gone; for the end of the daemon.
     public func endForwarding() { forwardings.endAll() }

@@ -128,6 +128,9 @@ struct PagesHead: Codable, Sendable {
 struct ImageMessage: Codable, Sendable {
     var image: ServiceImage
     var localState: LocalState
+    /// Clients that the service has not accepted yet.
+    var waiting: [WaitingConnection]
+    var halfOpen: [WaitingClients.HalfOpen]
 }
 
 /// Frames as the hold queue gave them, in order.

@@ -102,6 +102,7 @@ public struct Recovery: Sendable {
         addAddresses()
         if let cgroup {
             endRepair(in: cgroup, probing: false)
+            attempt("putting back clients of \(unit) that wait") { try clients?.putBack() }
             attempt("thawing \(unit)") { try revive(cgroup) }
         }
         endHolds()
@@ -119,6 +120,7 @@ public struct Recovery: Sendable {
             }
             attempt("ending the processes of \(unit)") { if moving.exists { try FrozenService(cgroup: cgroup).end() } }
         }
+        clients?.end()
         dropAddresses()
         attempt("awaiting the end of \(unit)") {
             try SourceMove.systemd().awaitState(unit, ["inactive", "failed"], milliseconds: 10_000)
@@ -185,6 +187,11 @@ public struct Recovery: Sendable {
     }
 
     // MARK: - Both
+
+    /// Those that the former process had taken out of the accept queues; once.
+    private var clients: WaitingClients? {
+        WaitingClients(unit: unit, host: host, adopting: host.takeKept(unit))
+    }
 
     private var cgroup: Cgroup? {
         guard let view, let cgroup = try? view.cgroup(), cgroup.exists else { return nil }

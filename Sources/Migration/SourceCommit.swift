@@ -26,7 +26,7 @@ extension SourceMove {
             try conversation.send(.commit)
             Waypoint.sourceCommitSent.pass()
             // Older than what was held.
-            for frames in waiting { try conversation.send(.frames, frames) }
+            for frames in packets { try conversation.send(.frames, frames) }
             try forward(lanes, conversation)
             for _ in lanes { try conversation.send(.framesEnd) }
             try awaitCommitted(lanes, conversation)

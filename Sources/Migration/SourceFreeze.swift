@@ -203,58 +203,11 @@ extension SourceMove {
         }
     }
 
-    /// How long a service with more connections than workers may take to accept them all, ms; nothing is held yet.
-    private static let acceptLimit: Int64 = 10_000
-    /// How long the last ones may take once new connections are held, ms: they end within a round trip.
-    private static let handshakeLimit: Int64 = 300
-
-    /// A listener's half-open and unaccepted connections cannot travel, so the service gets the time to accept them,
-    /// while everything still runs as ever. One that does not is not frozen.
-    private func awaitAccepting(_ view: UnitView) throws(MoveError) {
-        let waiting = try awaitQuietListeners(view, within: Self.acceptLimit)
-        guard waiting == 0 else {
-            throw MoveError(
-                .step,
-                "\(waiting) connections were not accepted within \(Self.acceptLimit / 1000) s; try again when \(unit)"
-                    + " has workers for them (`ss -ltn` on the source shows them as Recv-Q)")
-        }
-    }
-
-    /// The same once new connections wait in the hold queue: those that came in between. Another try may do.
-    private func awaitHandshakes(_ view: UnitView) throws(MoveError) {
-        let waiting = try awaitQuietListeners(view, within: Self.handshakeLimit)
-        guard waiting == 0 else {
-            throw MoveError(.changed, "\(waiting) connections are still in the handshake or not accepted")
-        }
-    }
-
-    /// How many connections are half-open or unaccepted: 0 as soon as it is so, another number after that time.
-    private func awaitQuietListeners(_ view: UnitView, within milliseconds: Int64) throws(MoveError) -> Int {
-        let deadline = Deadline.after(milliseconds: milliseconds)
-        let cgroup = try view.cgroup()
-        while true {
-            let pids = try Self.step("listing processes") { try cgroup.processes() }
-            let waiting = try Self.step("reading sockets") { try Self.waiting(host.capture.files(pids: pids)) }
-            if waiting == 0 || deadline.hasPassed { return waiting }
-            try cancellation.check()
-            usleep(500)
-        }
-    }
-
-    /// Connections in the handshake or not yet accepted; a listener that several processes share counts once.
-    private static func waiting(_ files: [FileRecord]) -> Int {
-        var counts: [UInt64: Int] = [:]
-        for file in files {
-            guard let socket = file.socket else { continue }
-            counts[file.description] = Int(socket.acceptQueue) + Int(socket.halfOpen)
-        }
-        return counts.values.reduce(0, +)
-    }
-
-    private func capture(
-        _ view: UnitView, _ frozen: FrozenService, _ lanes: [HoldLane], _ conversation: Conversation
-    ) throws(MoveError) {
-        let captured = try Self.step("capturing \(unit)") {
+    /// The service's state, and its clients whom it has not accepted yet.
+    private func read(
+        _ view: UnitView, _ frozen: FrozenService, _ lanes: [HoldLane]
+    ) throws(MoveError) -> (CapturedService, [WaitingConnection], [WaitingClients.HalfOpen]) {
+        try Self.step("capturing \(unit)") {
             let service = try ServiceCapture(inspector(view, cgroup: frozen.moving))
             // What came into being since the check is checked now, while everything can still be undone.
             guard !service.snapshot.processes.contains(where: \.isZombie) else {
@@ -263,10 +216,22 @@ extension SourceMove {
             let pids = service.snapshot.processes.map(\.pid)
             let refusals = try UnitLines.checkFrozen(view, pids: pids) + service.refusals().map { CheckLine($0) }
             guard refusals.isEmpty else { throw Self.refusal(refusals) }
+            let clients = WaitingClients(unit: unit, host: host)
+            frozen.clients = clients
+            let waiting = try clients.take(service.snapshot.descriptors, in: service.check)
+            let halfOpen =
+                service.snapshot.descriptors.contains { $0.socket?.halfOpen ?? 0 > 0 }
+                ? try WaitingClients.halfOpen(at: lanes.map(\.address.mapped), module: host.capture) : []
             let captured = try service.capture()
-            waiting = try waitingPackets(service.snapshot.descriptors, lanes)
-            return captured
+            packets = try waitingPackets(service.snapshot.descriptors, lanes)
+            return (captured, waiting, halfOpen)
         }
+    }
+
+    private func capture(
+        _ view: UnitView, _ frozen: FrozenService, _ lanes: [HoldLane], _ conversation: Conversation
+    ) throws(MoveError) {
+        let (captured, waiting, halfOpen) = try read(view, frozen, lanes)
         frozen.holds = captured.holds
         timeline.mark("captured")
         Waypoint.sourceCaptured.pass()
@@ -283,7 +248,9 @@ extension SourceMove {
         // It goes with the memory, also where CarryPaths= names it.
         let shared = Set(captured.image.sharedMemory.filter { $0.kind == .file }.map(\.name))
         local.entries.removeAll { shared.contains($0.path) }
-        try conversation.send(.image, ImageMessage(image: captured.image, localState: local))
+        try conversation.send(
+            .image,
+            ImageMessage(image: captured.image, localState: local, waiting: waiting, halfOpen: halfOpen))
         timeline.mark("image sent")
         Waypoint.sourceImageSent.pass()
         let batch = PageBatch { payload throws(MoveError) in

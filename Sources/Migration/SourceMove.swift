@@ -24,7 +24,7 @@ public final class SourceMove {
     /// This host no longer announces the addresses or watches over them.
     var hasGivenUpOwnership = false
     /// Packets made of datagrams that wait in the service's sockets.
-    var waiting: [FramesMessage] = []
+    var packets: [FramesMessage] = []
     /// The destination runs the service.
     var hasCommitted = false
     var log: Logger

@@ -3,7 +3,7 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 6u
+#define CAPTURE_VERSION 7u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
@@ -18,7 +18,8 @@
 #define CAPTURE_XSAVE 16384
 
 enum capture_kind {
-    CAPTURE_THREAD = 1, CAPTURE_PROCESS = 2, CAPTURE_SIGNAL = 3, CAPTURE_FILE = 4, CAPTURE_TIMER = 5
+    CAPTURE_THREAD = 1, CAPTURE_PROCESS = 2, CAPTURE_SIGNAL = 3, CAPTURE_FILE = 4, CAPTURE_TIMER = 5,
+    CAPTURE_HANDSHAKE = 6
 };
 
 struct capture_header {
@@ -103,4 +104,15 @@ struct capture_file {
     unsigned char name[112], peer_name[112];
     // The first group of the socket's memberships; all zero without one.
     unsigned char multicast_group[16];
+};
+
+// A TCP handshake whose last segment has not come: a request socket.
+struct capture_handshake {
+    struct capture_header header;
+    // The initial sequence numbers of this side and of the peer, and our timestamp clock now.
+    word sent, received, timestamp, timestamp_recent, segment;
+    // The peer has completed it, and the listener waits for data (TCP_DEFER_ACCEPT).
+    word send_scale, receive_scale, has_scales, has_sack, has_timestamps, has_ecn, counts_microseconds, is_complete;
+    word local_port, remote_port;
+    unsigned char local_address[16], remote_address[16];
 };

@@ -7,6 +7,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "hold.h"
+#include "handshake.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -101,24 +102,32 @@ static __always_inline __u8 neighbour_discovery(struct __sk_buff *skb)
     return type;
 }
 
-static __always_inline bool is_opening_segment(struct __sk_buff *skb, bool ipv6)
+// The offset of the TCP header; 0 where there is none, as in any but the first fragment.
+static __always_inline __u32 tcp_offset(struct __sk_buff *skb, bool ipv6)
 {
-    __u8 protocol = 0, flags = 0;
+    __u8 protocol = 0;
     __u32 segment = IPV6_PAYLOAD;
     if (ipv6) {
         if (bpf_skb_load_bytes(skb, IPV6_NEXT, &protocol, 1))
-            return false;
+            return 0;
     } else {
         __u8 length = 0;
         __be16 fragment = 0;
         if (bpf_skb_load_bytes(skb, ETH_HLEN, &length, 1) || bpf_skb_load_bytes(skb, IPV4_PROTOCOL, &protocol, 1) ||
             bpf_skb_load_bytes(skb, IPV4_FRAGMENT, &fragment, 2))
-            return false;
-        if (fragment & bpf_htons(0x1fff)) // not the first: no TCP header in it
-            return false;
+            return 0;
+        if (fragment & bpf_htons(0x1fff))
+            return 0;
         segment = ETH_HLEN + (length & 15) * 4;
     }
-    if (protocol != PROTOCOL_TCP || bpf_skb_load_bytes(skb, segment + TCP_FLAGS, &flags, 1))
+    return protocol == PROTOCOL_TCP ? segment : 0;
+}
+
+static __always_inline bool is_opening_segment(struct __sk_buff *skb, bool ipv6)
+{
+    __u8 flags = 0;
+    __u32 segment = tcp_offset(skb, ipv6);
+    if (!segment || bpf_skb_load_bytes(skb, segment + TCP_FLAGS, &flags, 1))
         return false;
     return (flags & 0x12) == 0x02; // SYN, no ACK
 }
@@ -152,6 +161,15 @@ static __always_inline int hold(struct __sk_buff *skb, struct hold_address *addr
     return bpf_redirect(mode->tap, 0);
 }
 
+// A packet that nobody holds goes on to the stack.
+static __always_inline int go_on(struct __sk_buff *skb, int verdict, bool ipv6)
+{
+    if (verdict != TC_ACT_UNSPEC || !awaits_handshakes())
+        return verdict;
+    __u32 segment = tcp_offset(skb, ipv6);
+    return segment ? take_up(skb, segment, ipv6) : TC_ACT_UNSPEC;
+}
+
 SEC("tc")
 int hold_ingress(struct __sk_buff *skb)
 {
@@ -159,18 +177,20 @@ int hold_ingress(struct __sk_buff *skb)
     bool injected = skb->mark == HOLD_MARK, passes = skb->mark == HOLD_PASS;
     if (injected || passes)
         skb->mark = 0; // else the service's own fwmark rules would see it
+    bool ipv4 = skb->protocol == bpf_htons(ETH_P_IP), ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
     if (passes)
-        return TC_ACT_UNSPEC;
+        return ipv4 || ipv6 ? go_on(skb, TC_ACT_UNSPEC, ipv6) : TC_ACT_UNSPEC;
     if (skb->vlan_present) // belongs to a VLAN interface, which has its own programs
         return TC_ACT_UNSPEC;
-    if (skb->protocol == bpf_htons(ETH_P_IP))
-        return load_ipv4(skb, IPV4_DESTINATION, &address) ? hold(skb, &address, false, injected) : TC_ACT_UNSPEC;
+    if (ipv4)
+        return load_ipv4(skb, IPV4_DESTINATION, &address)
+            ? go_on(skb, hold(skb, &address, false, injected), false) : TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETH_P_ARP)) {
         if (load_ipv4(skb, ARP_SENDER, &address))
             yield_to(&address);
         return load_ipv4(skb, ARP_TARGET, &address) ? silence(&address, true) : TC_ACT_UNSPEC;
     }
-    if (skb->protocol != bpf_htons(ETH_P_IPV6))
+    if (!ipv6)
         return TC_ACT_UNSPEC;
     __u8 type = neighbour_discovery(skb);
     if (type == ND_ADVERTISEMENT && load_ipv6(skb, IPV6_PAYLOAD + 8, &address))
@@ -179,7 +199,8 @@ int hold_ingress(struct __sk_buff *skb)
         return load_ipv6(skb, IPV6_PAYLOAD + 8, &address) ? silence(&address, true) : TC_ACT_UNSPEC;
     if (type) // a late answer about somebody else's address helps nobody
         return TC_ACT_UNSPEC;
-    return load_ipv6(skb, IPV6_DESTINATION, &address) ? hold(skb, &address, true, injected) : TC_ACT_UNSPEC;
+    return load_ipv6(skb, IPV6_DESTINATION, &address)
+        ? go_on(skb, hold(skb, &address, true, injected), true) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

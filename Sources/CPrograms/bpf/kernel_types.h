@@ -209,9 +209,17 @@ struct inet_sock { struct ipv6_pinfo *pinet6; struct ip_mc_socklist *mc_list; };
 struct tcp_options_received { __u32 ts_recent; };
 struct tcp_sock { struct tcp_options_received rx_opt; bool is_mptcp; void *md5sig_info; void *ao_info; };
 
+struct request_sock { struct sock_common __req_common; __u16 mss; __u32 ts_recent; };
+struct inet_request_sock {
+    struct request_sock req;
+    __u16 snd_wscale : 4, rcv_wscale : 4, tstamp_ok : 1, sack_ok : 1, wscale_ok : 1, ecn_ok : 1, acked : 1;
+};
+struct tcp_request_sock { struct inet_request_sock req; __u32 rcv_isn, snt_isn, ts_off; bool req_usec_ts; };
+
 struct seq_file;
 struct bpf_iter_meta { struct seq_file *seq; };
 struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; };
+struct bpf_iter__tcp { struct bpf_iter_meta *meta; struct sock_common *sk_common; };
 struct bpf_iter__task_file {
     struct bpf_iter_meta *meta;
     struct task_struct *task;

@@ -128,7 +128,7 @@ enum TCPConnection: DescriptorKind {
         _ = socket.release()
     }
 
-    private static func readState(
+    static func readState(
         of socket: borrowing FileDescriptor, into record: inout Record, subject: String
     ) throws(ResourceError) {
         let expected: (receive: Int, send: Int, unsent: Int)

@@ -1,0 +1,77 @@
+import Glibc
+import Lab
+import Testing
+
+/// Clients whom the service has not accepted when it moves: in a listener's queue, with what they have said already, or
+/// still in the handshake.
+@Suite(.serialized, .survivalLab("queue"))
+struct SurvivalQueueTests {
+    private static let unit = "hoard.service"
+
+    private func install(_ lab: Lab, _ address: String) throws {
+        let program = try lab.compile("hoard")
+        try lab.installService(Self.unit, "[Service]\nExecStart=\(program) serve \(address) 7000\n")
+        try lab.annotate(unit: Self.unit, address: address)
+        try lab["a"].start(Self.unit)
+    }
+
+    private func stop(_ lab: Lab) {
+        for host in ["a", "b"] { _ = try? lab[host].run("systemctl", "stop", Self.unit, allowFailure: true) }
+    }
+
+    @Test(arguments: ["10.10.10.77", "fd10:10:10::77"])
+    func `Connections that wait to be accepted go along, in their order, with what was said`(
+        _ address: String
+    ) throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        defer { stop(lab) }
+        try install(lab, address)
+        let original = try MasterProcess(of: Self.unit, on: lab["a"])
+        let counters = try ClientCounters(lab["c"])
+        let clients = try lab["c"].spawn(lab.clientProgram("hoard"), "load", address, "7000", "200")
+        try waitUntil("the clients", timeout: .seconds(20)) { clients.output.contains("start") }
+        try lab.migrate(Self.unit, from: "a", to: "b")
+        try lab.migrate(Self.unit, from: "b", to: "a")
+        try lab.migrate(Self.unit, from: "a", to: "b")
+        try expectArrived(Self.unit, original, lab["b"])
+        try lab["b"].run("kill", "-USR1", "\(original.pid)")
+        #expect(try clients.wait(timeout: .seconds(20)).succeeded)
+        #expect(clients.output.contains(#"{"turns":200,"failed":0}"#), "\(clients.output)\(clients.errorOutput)")
+        try counters.expectNone()
+    }
+
+    /// The client's last segment of the handshake is lost again and again: it believes itself connected, the service
+    /// knows nothing of it.
+    @Test(arguments: ["10.10.10.78", "fd10:10:10::78"])
+    func `A handshake that is not over goes along`(_ address: String) throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        defer { stop(lab) }
+        try install(lab, address)
+        let original = try MasterProcess(of: Self.unit, on: lab["a"])
+        let client = try lab["c"]
+        let counters = try ClientCounters(client)
+        try client.run(
+            "nft",
+            """
+            table inet late { chain out { type filter hook output priority 0;
+            tcp dport 7000 tcp flags & (syn | ack) == ack drop; }; }
+            """)
+        defer { _ = try? client.run("nft", "delete", "table", "inet", "late") }
+        let load = try client.spawn(lab.clientProgram("hoard"), "load", address, "7000", "1")
+        try waitUntil("the client, which believes itself connected") { load.output.contains("start") }
+        func connections(_ host: String, _ state: String) throws -> [Substring] {
+            try lab[host].run("ss", "-Htn", "state", state, "src", "[\(address)]:7000").output.split(separator: "\n")
+        }
+        try #require(connections("a", "syn-recv").count == 1)
+        try lab.migrate(Self.unit, from: "a", to: "b")
+        #expect(try connections("b", "established").isEmpty)
+        try client.run("nft", "delete", "table", "inet", "late")
+        try waitUntil("the handshake's end on b", timeout: .seconds(20)) {
+            try connections("b", "established").count == 1
+        }
+        try lab["b"].run("kill", "-USR1", "\(original.pid)")
+        #expect(try load.wait(timeout: .seconds(20)).succeeded)
+        #expect(load.output.contains(#"{"turns":1,"failed":0}"#), "\(load.output)\(load.errorOutput)")
+        try counters.expectNone()
+    }
+}
