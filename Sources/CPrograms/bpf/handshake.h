@@ -54,7 +54,11 @@ struct tcp_head {
     __u8 offset, flags;
 } __attribute__((packed));
 
-enum { TCP_IS_ACK = 0x10, TCP_IS_SYN_RST = 0x06 };
+enum {
+    TCP_IS_ACK = 0x10,
+    TCP_IS_SYN_RST = 0x06,
+    LOOPBACK = 1, // interface index of lo, include/net/flow.h LOOPBACK_IFINDEX
+};
 
 static __always_inline int assign(struct __sk_buff *skb, struct bpf_sock *listener, struct hold_handshake *shake)
 {
@@ -89,6 +93,17 @@ static __always_inline bool awaits_handshakes(void)
     return false;
 }
 
+// A packet that a packet socket on the interface hears as well reaches IP as a clone, which has lost what was assigned to
+// it (skb_share_check in net/ipv6/ip6_input.c and net/ipv4/ip_input.c): nobody listens like that on lo.
+static __always_inline int to_loopback(struct __sk_buff *skb)
+{
+    __u8 hardware[ETH_ALEN] = {};
+    if (bpf_skb_store_bytes(skb, 0, hardware, sizeof(hardware), 0))
+        return TC_ACT_SHOT;
+    skb->mark = HOLD_PASS;
+    return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
+}
+
 // What a segment that goes on to the stack belongs to: without an entry it is let alone. `segment` is the offset of
 // its TCP header.
 static __always_inline int take_up(struct __sk_buff *skb, __u32 segment, bool ipv6)
@@ -117,19 +132,24 @@ static __always_inline int take_up(struct __sk_buff *skb, __u32 segment, bool ip
         tuple.ipv4.dport = tcp.destination;
     }
     struct hold_handshake *shake = bpf_map_lookup_elem(&hold_handshakes, &key);
-    if (!shake || bpf_ktime_get_ns() > shake->expires || bpf_ntohl(tcp.acknowledgement) != shake->sequence)
+    if (!shake || bpf_ktime_get_ns() > shake->expires)
         return TC_ACT_UNSPEC;
     struct bpf_sock *found = bpf_skc_lookup_tcp(skb, &tuple, length, BPF_F_CURRENT_NETNS, 0);
     if (!found)
         return TC_ACT_UNSPEC;
     int verdict = TC_ACT_UNSPEC;
     // One that is known already is in no need of us; what could not be assigned would be answered with a reset.
-    // The kernel takes the first segment's sequence number for the beginning: a later one has to come again.
-    if (found->state == BPF_TCP_LISTEN)
-        verdict = bpf_ntohl(tcp.sequence) != shake->receive_sequence || assign(skb, found, shake)
-            ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+    if (found->state != BPF_TCP_LISTEN)
+        bpf_map_delete_elem(&hold_handshakes, &key); // it is there
+    else if (bpf_ntohl(tcp.acknowledgement) != shake->sequence)
+        verdict = TC_ACT_UNSPEC; // of another connection between the same ports
+    else if (bpf_ntohl(tcp.sequence) != shake->receive_sequence)
+        // The kernel takes the first segment's sequence number for the beginning: a later one has to come again.
+        verdict = TC_ACT_SHOT;
+    else if (skb->ifindex == LOOPBACK)
+        verdict = assign(skb, found, shake) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
     else
-        bpf_map_delete_elem(&hold_handshakes, &key);
+        verdict = to_loopback(skb);
     bpf_sk_release(found);
     return verdict;
 }

@@ -50,7 +50,6 @@ enum {
     ND_SOLICITATION = 135,
     ND_ADVERTISEMENT = 136,
     ND_LAST = 137, // redirect
-    LOOPBACK = 1,  // interface index of lo, include/net/flow.h LOOPBACK_IFINDEX
 };
 
 static __always_inline bool load_ipv4(struct __sk_buff *skb, __u32 offset, struct hold_address *address)
