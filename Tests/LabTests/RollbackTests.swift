@@ -114,57 +114,6 @@ struct RollbackTests {
         try talk.finish()
     }
 
-    /// A connection with its request waits to be accepted. Accepted within the time it moves along, else nothing moves.
-    @Test func `A service that does not accept is left alone, and one that does so late moves`() throws {
-        if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("accept")
-        let (a, unit) = (try lab["a"], "late.service")
-        for host in ["a", "b"] {
-            try lab.install(
-                unit: unit, on: host,
-                """
-                [Service]
-                ExecStart=/usr/bin/python3 -c "\
-                import signal, socket\\n\
-                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\\n\
-                s = socket.create_server(('10.10.10.12', 7000))\\n\
-                while signal.sigwait([signal.SIGUSR1]):\\n\
-                    c = s.accept()[0]\\n\
-                    c.sendall(c.recv(9)); c.close()"
-                [X-Mobility]
-                VirtualAddress=10.10.10.12/24
-
-                """)
-        }
-        let pid = try lab.start(unit, on: "a")
-        func waiting() throws -> LabProcess {
-            let client = try lab["c"].spawn(
-                "python3", "-c",
-                "import socket; c = socket.create_connection(('10.10.10.12', 7000)); c.sendall(b'waiting'); "
-                    + "print(c.recv(9).decode())")
-            try waitUntil("the connection that waits") {
-                try a.run("ss", "-Hltn", "src", "10.10.10.12").output.contains("LISTEN 1 ")
-            }
-            return client
-        }
-        let client = try waiting()
-        let refused = try lab.migrate(unit, from: "a", to: "b")
-        #expect(refused.status == .exited(14), "\(refused.errorOutput)")
-        #expect(refused.errorOutput.contains("1 connections were not accepted within 10 s"), "\(refused.errorOutput)")
-        #expect(try lab.property("MainPID", of: unit, on: "a") == "\(pid)")
-        try a.run("kill", "-USR1", "\(pid)")
-        #expect(try client.wait().succeeded && client.output == "waiting\n", "\(client.errorOutput)")
-        let late = try waiting()
-        let move = try a.spawn("mobilityctl", "migrate", unit, "b")
-        try waitUntil("b's second preparation of \(unit)", timeout: .seconds(20)) {
-            try lab.log(on: "b").split(separator: "\n").filter { $0.contains("\(unit) is prepared") }.count == 2
-        }
-        try a.run("kill", "-USR1", "\(pid)")
-        #expect(try move.wait().succeeded, "\(move.errorOutput)")
-        #expect(try late.wait().succeeded && late.output == "waiting\n", "\(late.errorOutput)")
-        #expect(try lab.property("MainPID", of: unit, on: "b") == "\(pid)")
-    }
-
     @Test func `A move can be cancelled until it commits`() throws {
         if skippedWithoutRoot() { return }
         let lab = try RollbackLab("cancel", megabytes: 300)

@@ -93,8 +93,8 @@ static __always_inline bool awaits_handshakes(void)
     return false;
 }
 
-// A packet that a packet socket on the interface hears as well reaches IP as a clone, which has lost what was assigned to
-// it (skb_share_check in net/ipv6/ip6_input.c and net/ipv4/ip_input.c): nobody listens like that on lo.
+// A packet that a packet socket on the interface hears as well reaches IP as a clone, which has lost what was assigned
+// to it (skb_share_check in net/ipv6/ip6_input.c and net/ipv4/ip_input.c): nobody listens like that on lo.
 static __always_inline int to_loopback(struct __sk_buff *skb)
 {
     __u8 hardware[ETH_ALEN] = {};

@@ -28,10 +28,17 @@ public final class DrainedConnections {
 
     public init() {}
 
-    /// Those that a former process of the daemon took.
+    /// Those that a former process of the daemon took; whoever kept the descriptors need not have kept their order.
     public init(adopting descriptors: [Int32]) {
-        sockets = descriptors.map { Owned(FileDescriptor(owning: $0)) }
+        let turns = descriptors.map { raw in
+            let owned = Owned(FileDescriptor(owning: raw))
+            return (turn: (try? Socket.integer(owned.socket, SocketOption.socket, Self.mark)) ?? 0, owned)
+        }
+        sockets = turns.sorted { $0.turn < $1.turn }.map(\.1)
     }
+
+    /// SO_MARK. It tells a drained socket's turn: no packet of it will ever carry it.
+    private static let mark: Int32 = 36
 
     public var count: Int { sockets.count }
 
@@ -52,6 +59,10 @@ public final class DrainedConnections {
                 while true {
                     let new = try Self.acceptSome(listener)
                     if new.isEmpty { return }
+                    for (index, owned) in new.enumerated() {
+                        try Socket.setInteger(
+                            owned.socket, SocketOption.socket, Self.mark, Int32(sockets.count + index + 1))
+                    }
                     sockets += new
                     try keep(new.map { $0.socket.raw })
                 }
