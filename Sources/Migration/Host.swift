@@ -20,6 +20,7 @@ public final class Host: Sendable {
     public let moves = MoveTable()
     let doubts = DoubtTable()
     let forwardings = ForwardingTable()
+    let managerReload: ManagerReload
     public let watches: AddressWatches
     private let identityBox: Mutex<Identity>
     private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
@@ -35,6 +36,7 @@ public final class Host: Sendable {
         self.hook = hook
         self.capture = capture
         watches = AddressWatches(log: log)
+        managerReload = ManagerReload(log: log)
         identityBox = Mutex(identity)
     }
 
