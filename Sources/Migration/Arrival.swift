@@ -54,10 +54,10 @@ final class Arrival {
                     + MoveDropIns.arrival(
                         unit: offer.unit, type: view.status.type, privilege: view.status.execPrivilege,
                         restrictsExecPaths: !view.status.noExecPaths.isEmpty))
-            undo.push("arrival drop-in") { [systemd, offer] in
+            undo.push("arrival drop-in") { [host, offer] in
                 WakingFile(offer.unit).remove()
                 try dropIn.remove()
-                try systemd.reload()
+                try host.managerReload.perform(for: offer.unit)
             }
             try systemd.reload()
         }

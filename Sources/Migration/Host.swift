@@ -20,6 +20,7 @@ public final class Host: Sendable {
     public let moves = MoveTable()
     let doubts = DoubtTable()
     let forwardings = ForwardingTable()
+    let managerReload: ManagerReload
     public let watches: AddressWatches
     private let identityBox: Mutex<Identity>
     /// Connections that a former process of this daemon had taken out of accept queues, by unit.
@@ -37,6 +38,7 @@ public final class Host: Sendable {
         self.hook = hook
         self.capture = capture
         watches = AddressWatches(log: log)
+        managerReload = ManagerReload(log: log)
         identityBox = Mutex(identity)
     }
 

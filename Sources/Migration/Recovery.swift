@@ -106,8 +106,7 @@ public struct Recovery: Sendable {
             attempt("thawing \(unit)") { try revive(cgroup) }
         }
         endHolds()
-        removeDropIn(.departing)
-        attempt("stopping \(unit), as somebody has asked for") { try SourceMove.systemd().deliverStop(unit) }
+        removeDropIn(.departing) { [unit] in try SourceMove.systemd().deliverStop(unit) }
         for (address, interface) in lanes() { host.announce(address, on: interface) }
     }
 
@@ -257,11 +256,12 @@ public struct Recovery: Sendable {
         attempt("detaching the connect hook") { try host.hook.detach(unit: unit) }
     }
 
-    private func removeDropIn(_ role: MoveDropIns.Role) {
+    /// - Parameter next: what is to be done once systemd no longer knows it.
+    private func removeDropIn(_ role: MoveDropIns.Role, then next: @escaping @Sendable () throws -> Void = {}) {
         if role == .arriving { WakingFile(unit).remove() }
         attempt("removing the \(role.rawValue) drop-in") {
             try RuntimeDropIn(unit, role).remove()
-            try SourceMove.systemd().reload()
+            try host.managerReload.perform(for: unit, then: next)
         }
     }
 

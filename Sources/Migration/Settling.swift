@@ -33,7 +33,7 @@ struct Settling: Sendable {
         // Its record may have failed; then it is still its source's.
         host.completeDecisions()
         attempt("forgetting the move") { try host.settled(unit, move) }
-        attempt("having systemd read \(unit) again") { try SystemdClient().reload() }
+        attempt("having systemd read \(unit) again") { try host.managerReload.perform(for: unit) }
         Waypoint.destinationSettled.pass()
         attempt("starting \(unit) again") { try startIfAsked() }
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")

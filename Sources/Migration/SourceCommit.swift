@@ -113,7 +113,7 @@ extension SourceMove {
         }
         attempt("removing the departure drop-in") {
             try RuntimeDropIn(unit, .departing).remove()
-            try systemd.reload()
+            try host.managerReload.perform(for: unit)
         }
         Waypoint.sourceCleared.pass()
         enter(.done)

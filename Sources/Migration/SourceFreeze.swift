@@ -92,10 +92,9 @@ extension SourceMove {
         let dropIn = RuntimeDropIn(unit, .departing)
         do {
             try dropIn.write(MoveDropIns.departure(unit: unit))
-            undo.push("departure drop-in") { [unit] in
+            undo.push("departure drop-in") { [unit, host] in
                 try dropIn.remove()
-                try systemd.reload()
-                try systemd.deliverStop(unit)
+                try host.managerReload.perform(for: unit) { try SourceMove.systemd().deliverStop(unit) }
             }
             try systemd.reload()
         } catch {

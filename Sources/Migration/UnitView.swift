@@ -21,7 +21,7 @@ public struct UnitView: Sendable {
         let annotation: Annotation?
         do throws(AnnotationErrors) {
             annotation = try Annotation.load(
-                fragment: status.fragmentPath, dropIns: status.dropInPaths, unit: unit)
+                fragment: status.fragmentPath, dropIns: status.dropInPaths.filter { !isGone($0, unit) }, unit: unit)
         } catch {
             throw MoveError(.badAnnotation, "\(error)")
         }
@@ -29,6 +29,11 @@ public struct UnitView: Sendable {
         return UnitView(
             name: unit, status: status, annotation: annotation,
             addresses: annotation.virtualAddresses.compactMap { VirtualAddress(text: $0.description) })
+    }
+
+    /// A drop-in of a move that systemd still has loaded, because it would not read its units again.
+    private static func isGone(_ path: String, _ unit: String) -> Bool {
+        [MoveDropIns.Role.departing, .arriving].contains { MoveDropIns.path(unit, $0) == path } && !Files.exists(path)
     }
 
     /// How the connect hook treats the unit's sockets.
