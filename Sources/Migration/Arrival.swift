@@ -60,6 +60,7 @@ final class Arrival {
                 try host.managerReload.perform(for: offer.unit)
             }
             try systemd.reload()
+            try systemd.keepLoaded(offer.unit)
         }
         Waypoint.destinationStaged.pass()
         undo.push("arriving unit") { [self] in try stopUnit() }

@@ -106,7 +106,10 @@ public struct Recovery: Sendable {
             attempt("thawing \(unit)") { try revive(cgroup) }
         }
         endHolds()
-        removeDropIn(.departing) { [unit] in try SourceMove.systemd().deliverStop(unit) }
+        removeDropIn(.departing) { [unit, host] in
+            try SourceMove.systemd().deliverStop(unit)
+            host.restartIfOwed(unit)
+        }
         for (address, interface) in lanes() { host.announce(address, on: interface) }
     }
 
@@ -171,7 +174,7 @@ public struct Recovery: Sendable {
         }
         endHolds()
         let move = arrivingMove
-        removeDropIn(.arriving)
+        removeDropIn(.arriving) { [unit, host] in host.restartIfOwed(unit) }
         if let move { attempt("forgetting the move") { try host.settled(unit, move) } }
     }
 

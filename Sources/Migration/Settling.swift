@@ -18,6 +18,10 @@ struct Settling: Sendable {
 
     func run() {
         let start = Clock.monotonic
+        // How a unit ended that has ended already is to be known when the drop-in is gone.
+        let systemd = try? SystemdClient()
+        defer { withExtendedLifetime(systemd) {} }
+        attempt("keeping \(unit) loaded") { try systemd?.keepLoaded(unit) }
         Waypoint.destinationSettling.pass()
         // The source fell silent for good before it said commit; the watch is not worth a part of the downtime.
         for (address, interface) in addresses { host.watches.begin(address, on: interface, for: unit) }
@@ -33,7 +37,9 @@ struct Settling: Sendable {
         // Its record may have failed; then it is still its source's.
         host.completeDecisions()
         attempt("forgetting the move") { try host.settled(unit, move) }
-        attempt("having systemd read \(unit) again") { try host.managerReload.perform(for: unit) }
+        attempt("having systemd read \(unit) again") {
+            try host.managerReload.perform(for: unit) { [unit, host] in host.restartIfOwed(unit) }
+        }
         Waypoint.destinationSettled.pass()
         attempt("starting \(unit) again") { try startIfAsked() }
         log.info("\(unit) is settled here after \((Clock.monotonic - start) / 1_000_000) ms")

@@ -91,10 +91,14 @@ extension SourceMove {
     private func stageDeparture(_ systemd: SystemdClient, _ undo: inout UndoStack) throws(MoveError) {
         let dropIn = RuntimeDropIn(unit, .departing)
         do {
+            try systemd.keepLoaded(unit)
             try dropIn.write(MoveDropIns.departure(unit: unit))
             undo.push("departure drop-in") { [unit, host] in
                 try dropIn.remove()
-                try host.managerReload.perform(for: unit) { try SourceMove.systemd().deliverStop(unit) }
+                try host.managerReload.perform(for: unit) {
+                    try SourceMove.systemd().deliverStop(unit)
+                    host.restartIfOwed(unit)
+                }
             }
             try systemd.reload()
         } catch {

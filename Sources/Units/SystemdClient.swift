@@ -97,6 +97,9 @@ public final class SystemdClient {
             timeout: reloadTimeout)
     }
 
+    /// Keeps the manager from forgetting the unit, and how it ended, for as long as this connection lives.
+    public func keepLoaded(_ unit: String) throws(SystemdError) { _ = try call("RefUnit", on: unit, unit) }
+
     /// `systemctl reset-failed UNIT`.
     public func resetFailed(_ unit: String) throws(SystemdError) { _ = try call("ResetFailedUnit", on: unit, unit) }
 

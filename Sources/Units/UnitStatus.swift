@@ -65,6 +65,12 @@ public struct UnitStatus: Sendable {
     public let noExecPaths: [String]
     /// How the first ExecStart= line runs.
     public let execPrivilege: MoveDropIns.ExecPrivilege
+    public let restart: RestartPolicy
+    /// How the main process ended, waitid(2): CLD_EXITED and the like, and the exit code or signal.
+    public let mainCode: Int32
+    public let mainStatus: Int32
+    /// Whether its main process ended before the unit left its active state: nobody had it stopped.
+    public let endedByItself: Bool
 
     init(unit: [String: BusValue], service: [String: BusValue]) {
         func text(_ name: String) -> String { (service[name] ?? unit[name])?.string ?? "" }
@@ -113,6 +119,11 @@ public struct UnitStatus: Sendable {
         onSuccess = unit["OnSuccess"]?.strings ?? []
         rootDirectory = text("RootDirectory")
         noExecPaths = service["NoExecPaths"]?.strings ?? []
+        restart = RestartPolicy(service)
+        mainCode = Int32(truncatingIfNeeded: service["ExecMainCode"]?.integer ?? 0)
+        mainStatus = Int32(truncatingIfNeeded: service["ExecMainStatus"]?.integer ?? 0)
+        let end = number("ExecMainExitTimestampMonotonic")
+        endedByItself = end > 0 && end <= unit["ActiveExitTimestampMonotonic"]?.unsigned ?? 0
         // ExecStartEx: (path, argv, flags, …) a line.
         let flags = service["ExecStartEx"]?.items.first?.items.dropFirst(2).first?.strings ?? []
         execPrivilege =

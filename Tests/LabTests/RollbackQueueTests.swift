@@ -54,18 +54,9 @@ struct RollbackQueueTests {
         let lab = try RollbackLab("queue-killed")
         let (pid, clients) = try start(lab)
         let a = try lab["a"]
-        try a.run("mkdir", "-p", "/run/pause", "/run/systemd/system/mobilityd.service.d")
-        try a.write(
-            "/run/systemd/system/mobilityd.service.d/pause.conf",
-            "[Service]\nEnvironment=MOBILITYD_PAUSE=/run/pause\n")
-        try a.run("systemctl", "daemon-reload")
-        try a.run("systemctl", "restart", "mobilityd")
-        try a.write("/run/pause/source.captured.arm", "30000")
-        let move = try a.spawn("mobilityctl", "migrate", Self.unit, "b")
-        try waitUntil("the captured service") {
-            try a.run("test", "-e", "/run/pause/source.captured.here", allowFailure: true).succeeded
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.captured", on: "a") {
+            try a.run("kill", "-KILL", lab.property("MainPID", of: "mobilityd", on: "a"))
         }
-        try a.run("kill", "-KILL", lab.property("MainPID", of: "mobilityd", on: "a"))
         #expect(try !move.wait(timeout: .seconds(20)).succeeded)
         try waitUntil("the roll-back") {
             try lab.log(on: "a").contains("the unfinished move of \(Self.unit) is brought to its end")

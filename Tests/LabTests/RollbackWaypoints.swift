@@ -1,0 +1,30 @@
+@testable import Lab
+
+extension RollbackLab {
+    private static let pauses = "/run/pause"
+
+    /// Has a move stand still at a waypoint of a host's daemon (`Sources/Migration/Waypoint.swift`) while `body` runs:
+    /// the move goes on when that returns.
+    ///
+    /// - Returns: `mobilityctl migrate`, still running.
+    func holdMove(
+        of unit: String = RollbackLab.unit, from source: String, to destination: String, at waypoint: String,
+        on host: String, while body: () throws -> Void
+    ) throws -> LabProcess {
+        let member = try lab[host]
+        try member.run("mkdir", "-p", Self.pauses, "/run/systemd/system/mobilityd.service.d")
+        try member.write(
+            "/run/systemd/system/mobilityd.service.d/pause.conf",
+            "[Service]\nEnvironment=MOBILITYD_PAUSE=\(Self.pauses)\n")
+        try member.run("systemctl", "daemon-reload")
+        try member.run("systemctl", "restart", "mobilityd")
+        try member.write("\(Self.pauses)/\(waypoint).arm", "30000")
+        let move = try lab[source].spawn("mobilityctl", "migrate", unit, destination)
+        try waitUntil("the move at \(waypoint)") {
+            try member.run("test", "-e", "\(Self.pauses)/\(waypoint).here", allowFailure: true).succeeded
+        }
+        try body()
+        _ = try member.run("rm", "\(Self.pauses)/\(waypoint).here", allowFailure: true)
+        return move
+    }
+}
