@@ -19,6 +19,7 @@ struct LabNetwork {
         ]
         for member in members { commands += cable(member) }
         try ip(in: paths.switchNetwork, commands)
+        try keepOrder(in: paths.switchNetwork)
         for member in members { try configure(member) }
     }
 
@@ -29,6 +30,7 @@ struct LabNetwork {
         release(paths.network(member.name))
         try addNamespace(paths.network(member.name))
         try ip(in: paths.switchNetwork, cable(member))
+        try keepOrder(in: paths.switchNetwork)
         try configure(member)
     }
 
@@ -49,6 +51,20 @@ struct LabNetwork {
             commands.insert("address add \(member.address6)/64 dev eth0 nodad", at: 1)
         }
         try ip(in: paths.network(member.name), commands)
+        try keepOrder(in: paths.network(member.name))
+    }
+
+    /// A cable keeps the order of its frames; a veth pair does not. What a sender's program and the acknowledgements
+    /// that come in have it send are queued at the CPUs where they run, and overtake each other (`netif_rx`,
+    /// net/core/dev.c): seen from the peer a path that reorders, on which a bulk sender repeats hundreds of segments a
+    /// second. Receive packet steering to one CPU, Documentation/networking/scaling.rst, makes one queue of them.
+    private func keepOrder(in network: String) throws {
+        let script = """
+            mount -t sysfs sysfs /sys
+            for queue in /sys/class/net/*/queues/rx-0/rps_cpus; do echo 1 > $queue; done
+            """
+        try Subprocess.run(
+            ["/usr/bin/nsenter", "--net=\(network)", "/usr/bin/unshare", "--mount", "/bin/sh", "-ec", script])
     }
 
     /// Pulls the cable of a member's eth0 out of the bridge, or plugs it in again.

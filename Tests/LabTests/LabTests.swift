@@ -40,6 +40,27 @@ struct LabTests {
         #expect(try lab["c"].run("ip", "-br", "address", "show", "eth0").output.contains("10.10.10.100/24"))
     }
 
+    @Test func `A cable keeps the order of what a bulk sender sends`() throws {
+        if skipped() { return }
+        let lab = try makeLab("order", hosts: ["a"], clients: ["c"])
+        defer { lab.down() }
+        let (host, client) = try (lab["a"], lab["c"])
+        let server = try host.spawn(lab.compile("bulk"), "serve", host.address, "7000")
+        defer { server.kill() }
+        try waitUntil("the listener") { try host.run("ss", "-Hltn", "sport = :7000").output.contains("LISTEN") }
+        let before = try client.counters()
+        func sent(_ now: [String: Int], _ name: String) -> Int { (now[name] ?? 0) - (before[name] ?? 0) }
+        let load = try client.spawn(lab.clientProgram("bulk"), "up", host.address, "7000")
+        try waitUntil("500,000 segments", timeout: .seconds(30)) {
+            try sent(client.counters(), "TcpExt.TCPOrigDataSent") > 500_000
+        }
+        try load.signal(SIGTERM)
+        _ = try load.wait(timeout: .seconds(10))
+        let after = try client.counters()
+        #expect(sent(after, "TcpExt.TCPSACKReorder") == 0)
+        #expect(sent(after, "Tcp.RetransSegs") == 0)
+    }
+
     @Test func `A stock service starts by hand and a client reaches it`() throws {
         if skipped() { return }
         let lab = try makeLab("nginx", hosts: ["a"], clients: ["c"])
