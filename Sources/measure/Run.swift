@@ -32,42 +32,42 @@ struct Run {
         }
         let cable = try subject.isBadCable ? lab.degradeCable(of: "c", delay: 20, loss: 10) : nil
         defer { cable?.kill() }
-        let load = try start(on: client)
-        defer { load.process.kill() }
         // Some other traffic for the service that moves while it is its neighbour who is measured.
         let other =
             try subject.bystander == nil
             ? nil : client.spawn(lab.clientProgram("bulk"), "down", subject.address, "7000")
         defer { other?.kill() }
-        try waitUntil("the load", timeout: .seconds(30)) { try isServed(load) }
         var (frozen, times): ([Double], [Int64]) = ([], [])
-        let moved = try count(client, load) { number in
+        let moved = try count(client) { number in
             let start = Clock.monotonic
             frozen.append(try move(number))
             times.append(Clock.monotonic - start)
         }
         var control = Counts()
         if subject.isBadCable {
-            control = try count(client, load) { try Poll.pause(milliseconds: Int32(times[$0] / 1_000_000)) }
+            control = try count(client) { try Poll.pause(milliseconds: Int32(times[$0] / 1_000_000)) }
         }
-        let end = try finish(load)
         return Figures(
             case: subject.name, family: subject.family.rawValue, moves: moves,
-            resets: moved.resets + (end.resets ?? 0), failed: end.failed ?? 0,
-            rto: max(0, moved.timeouts - control.timeouts),
+            resets: moved.resets, failed: moved.failed, rto: max(0, moved.timeouts - control.timeouts),
             retransmitted_median: max(0, moved.retransmitted - control.retransmitted),
-            silence_ms_max: end.longest_silence_ms ?? 0, frozen_ms_median: median(frozen),
-            remark: remark(moved, control))
+            silence_ms_max: moved.silence, frozen_ms_median: median(frozen), remark: remark(moved, control))
     }
 
-    /// What the client's kernel counted in a number of rounds.
+    /// What a load and its kernel counted in a number of rounds.
     private struct Counts {
-        var resets = 0, timeouts = 0
+        var resets = 0, timeouts = 0, failed = 0
         /// Median of the rounds.
         var retransmitted = 0.0
+        /// The longest of one client, milliseconds.
+        var silence = 0.0
     }
 
-    private func count(_ client: LabHost, _ load: Load, _ round: (Int) throws -> Void) throws -> Counts {
+    /// With a load of its own, so that its end tells of these rounds only.
+    private func count(_ client: LabHost, _ round: (Int) throws -> Void) throws -> Counts {
+        let load = try start(on: client)
+        defer { load.process.kill() }
+        try waitUntil("the load", timeout: .seconds(30)) { try isServed(load) }
         let start = try client.counters()
         var retransmitted: [Double] = []
         for number in 0..<moves {
@@ -76,15 +76,20 @@ struct Run {
             try settle(load)
             retransmitted.append(Double(try grown("Tcp.RetransSegs", since: before, client)))
         }
+        let (resets, timeouts) = try (
+            grown("Tcp.EstabResets", since: start, client), grown("TcpExt.TCPTimeouts", since: start, client)
+        )
+        let end = try finish(load)
         return Counts(
-            resets: try grown("Tcp.EstabResets", since: start, client),
-            timeouts: try grown("TcpExt.TCPTimeouts", since: start, client), retransmitted: median(retransmitted))
+            resets: resets + (end.resets ?? 0), timeouts: timeouts, failed: end.failed ?? 0,
+            retransmitted: median(retransmitted), silence: end.longest_silence_ms ?? 0)
     }
 
     private func remark(_ moved: Counts, _ control: Counts) -> String {
         guard subject.isBadCable else { return subject.remark }
         return subject.remark + "; with moves \(moved.timeouts) timeouts and a median of \(moved.retransmitted) "
-            + "retransmissions, in as long a time without moves \(control.timeouts) and \(control.retransmitted)"
+            + "retransmissions, in as long a time without moves \(control.timeouts), \(control.retransmitted) and a "
+            + "longest silence of \(Int(control.silence)) ms"
     }
 
     /// Moves once and returns the frozen time, milliseconds.
