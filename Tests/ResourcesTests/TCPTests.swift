@@ -25,6 +25,11 @@ import Testing
         try bench.loseInput("a")
         try Socket.setInteger(connection.server, 1, 32, 1 << 20)
         try Socket.sendAll(connection.server, outbound)
+        // What is still on its way when the cable is pulled would be lost.
+        try wait("all that was sent at the client") {
+            let onItsWay = try Socket.unacknowledged(connection.server) - Socket.unsent(connection.server)
+            return try Socket.readable(connection.client) >= onItsWay
+        }
         try bench.isolateSource()
         let capture = OwnCapture()
         let restore = OwnRestore()
