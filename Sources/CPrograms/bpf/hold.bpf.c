@@ -2,12 +2,14 @@
 // which this host's own processes reach the address, `hold_inject` on the tap behind which packets wait.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "hold.h"
 #include "handshake.h"
+#include "fragments.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -144,7 +146,11 @@ static __always_inline int hold(struct __sk_buff *skb, struct hold_address *addr
         __sync_fetch_and_add(&tally->passed, 1);
         return TC_ACT_UNSPEC;
     }
+    if (skb->pkt_type == PACKET_OTHERHOST) // a switch that does not know the receiver's port yet gives it to all
+        return TC_ACT_UNSPEC;
     __u32 flags = mode->flags;
+    if (has_begun_to_pass(skb, ipv6, flags & HOLD_ALL))
+        return TC_ACT_UNSPEC;
     if (!(flags & HOLD_ALL) && !((flags & HOLD_SYN) && is_opening_segment(skb, ipv6)))
         return TC_ACT_UNSPEC;
     __u64 ticket = __sync_fetch_and_add(&tally->tickets, 1);
