@@ -4,14 +4,18 @@ import Kernel
 import Logging
 import Synchronization
 
-/// After a move: clients and routers with an old neighbour entry still send to this host for a moment. What reaches it
-/// is sent on to the destination; then the addresses are given up.
+/// After a move: clients and routers with an old neighbour entry still send to this host. What reaches it is sent on to
+/// the destination, until nothing has come for a while; then the addresses are given up.
 ///
 /// The service has long settled at its destination when this ends, so it runs on a thread of its own. It ends early
 /// when an address is wanted here again.
 final class Forwarding: Sendable {
-    /// How long frames are sent on, ms: an entry that nobody refreshes is asked about within a few seconds.
-    static let duration: Int64 = 3000
+    /// Frames are sent on until none has come for so long, ms.
+    static let quiet: Int64 = 3000
+    /// But no longer than this, ms. Who passes over announcements asks again at the end of his entry's life, which is
+    /// at most a minute in Linux (45 s until it is stale, then 8 s of questions to this host; arp(7)). An entry made
+    /// by hand lives for ever: its owner has to change it.
+    static let limit: Int64 = 120_000
     /// Between looks at the queues, ms.
     private static let pause: Int32 = 2
 
@@ -67,13 +71,24 @@ final class Forwarding: Sendable {
     }
 
     private func forward() {
-        let end = Deadline.after(milliseconds: Self.duration)
+        let limit = Deadline.after(milliseconds: Self.limit)
+        var quiet = Deadline.after(milliseconds: Self.quiet)
         do {
-            while !end.hasPassed, isWanted.load(ordering: .relaxed) {
+            while !quiet.hasPassed, !limit.hasPassed, isWanted.load(ordering: .relaxed) {
                 for lane in lanes {
-                    while let frames = try lane.take() { try conversation.send(.frames, frames) }
+                    while let frames = try lane.take() {
+                        try conversation.send(.frames, frames)
+                        quiet = .after(milliseconds: Self.quiet)
+                    }
                 }
                 usleep(UInt32(Self.pause) * 1000)
+            }
+            if limit.hasPassed {
+                log.warning(
+                    """
+                    clients of \(unit) that still send to this host are heard no more: their neighbour entry for it, \
+                    or a router's, does not change
+                    """)
             }
             for _ in lanes { try conversation.send(.framesEnd) }
         } catch {

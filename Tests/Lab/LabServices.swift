@@ -55,11 +55,14 @@ extension Lab {
         try writeOnHosts("/etc/systemd/system/\(unit)", text)
     }
 
-    /// Gives a unit its virtual address on every host, by a drop-in.
-    public func annotate(unit: String, address: String) throws {
-        try writeOnHosts(
-            "/etc/systemd/system/\(unit).d/mobility.conf", "[X-Mobility]\nVirtualAddress=\(address)/24\n")
+    /// Gives a unit its virtual addresses on every host, by a drop-in.
+    public func annotate(unit: String, addresses: String...) throws {
+        let lines = addresses.map { "VirtualAddress=\($0)/\($0.contains(":") ? 64 : 24)\n" }
+        try writeOnHosts("/etc/systemd/system/\(unit).d/mobility.conf", "[X-Mobility]\n" + lines.joined())
     }
+
+    /// Gives a unit its virtual address on every host, by a drop-in.
+    public func annotate(unit: String, address: String) throws { try annotate(unit: unit, addresses: address) }
 
     private func writeOnHosts(_ path: String, _ text: String) throws {
         for host in members where host.hasSystemd {

@@ -1,6 +1,6 @@
-@testable import Lab
+import Lab
 
-extension RollbackLab {
+extension Lab {
     private static let pauses = "/run/pause"
 
     /// Has a move stand still at a waypoint of a host's daemon (`Sources/Migration/Waypoint.swift`) while `body` runs:
@@ -8,10 +8,10 @@ extension RollbackLab {
     ///
     /// - Returns: `mobilityctl migrate`, still running.
     func holdMove(
-        of unit: String = RollbackLab.unit, from source: String, to destination: String, at waypoint: String,
-        on host: String, while body: () throws -> Void
+        of unit: String, from source: String, to destination: String, at waypoint: String, on host: String,
+        while body: () throws -> Void
     ) throws -> LabProcess {
-        let member = try lab[host]
+        let member = try self[host]
         try member.run("mkdir", "-p", Self.pauses, "/run/systemd/system/mobilityd.service.d")
         try member.write(
             "/run/systemd/system/mobilityd.service.d/pause.conf",
@@ -19,12 +19,22 @@ extension RollbackLab {
         try member.run("systemctl", "daemon-reload")
         try member.run("systemctl", "restart", "mobilityd")
         try member.write("\(Self.pauses)/\(waypoint).arm", "30000")
-        let move = try lab[source].spawn("mobilityctl", "migrate", unit, destination)
+        let move = try self[source].spawn("mobilityctl", "migrate", unit, destination)
         try waitUntil("the move at \(waypoint)") {
             try member.run("test", "-e", "\(Self.pauses)/\(waypoint).here", allowFailure: true).succeeded
         }
         try body()
         _ = try member.run("rm", "\(Self.pauses)/\(waypoint).here", allowFailure: true)
         return move
+    }
+}
+
+extension RollbackLab {
+    /// The same with the lab's own service.
+    func holdMove(
+        of unit: String = RollbackLab.unit, from source: String, to destination: String, at waypoint: String,
+        on host: String, while body: () throws -> Void
+    ) throws -> LabProcess {
+        try lab.holdMove(of: unit, from: source, to: destination, at: waypoint, on: host, while: body)
     }
 }
