@@ -27,7 +27,7 @@ public struct TCPSegment: Sendable {
     }
 
     /// Not for the queue in which packets for the address wait: HOLD_PASS of Sources/CPrograms/bpf/hold.h.
-    private static let passingMark: Int32 = 0x6d6f_6270
+    static let passingMark: Int32 = 0x6d6f_6270
 
     /// Sends it through a raw socket, raw(7). Where `destination` is an address of this host, it goes by loopback.
     public func send(acknowledging acknowledgement: UInt32, finish: Bool) throws(KernelError) {

@@ -144,7 +144,7 @@ final class Arrival {
     }
 
     private func openLanes(_ undo: inout UndoStack) throws(MoveError) {
-        host.forwardings.end(view.addresses)
+        host.forwardings.end(view.addresses, keepingHold: true)
         for (address, interface) in try view.interfaces(host.addresses) {
             let lane = HoldLane(address: address, interface: interface, queue: host.hold)
             try SourceMove.step("holding packets for \(address)") {

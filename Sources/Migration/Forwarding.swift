@@ -25,6 +25,7 @@ final class Forwarding: Sendable {
     private let host: Host
     private let log: Logger
     private let isWanted = Atomic<Bool>(true)
+    private let keepsHold = Atomic<Bool>(false)
     private let finished: Promise<Bool>?
 
     init(unit: String, lanes: [HoldLane], conversation: Conversation, host: Host, log: Logger) {
@@ -50,8 +51,10 @@ final class Forwarding: Sendable {
         }
     }
 
-    /// Asks for its end and waits for it: then nothing of the addresses is left here.
-    func end() {
+    /// Asks for its end and waits for it: then nothing of the addresses is left here, or, for a service that is on its
+    /// way back, they are still held, with what waits.
+    func end(keepingHold: Bool = false) {
+        keepsHold.store(keepingHold, ordering: .relaxed)
         isWanted.store(false, ordering: .relaxed)
         _ = finished?.wait(milliseconds: 5000)
     }
@@ -63,6 +66,7 @@ final class Forwarding: Sendable {
             if let counters = try? lane.queue.counters(lane.address) {
                 log.info("\(lane.address): \(counters.heldPackets) packets held, \(counters.silenced) silenced")
             }
+            if keepsHold.load(ordering: .relaxed) { continue }
             attempt("ending the hold of \(lane.address)") { try lane.close() }
         }
         conversation.channel.close()
@@ -109,9 +113,9 @@ final class ForwardingTable: Sendable {
     func remove(_ forwarding: Forwarding) { table.withLock { $0.removeAll { $0 === forwarding } } }
 
     /// Ends what concerns one of the addresses, and waits for it.
-    func end(_ addresses: [VirtualAddress]) {
+    func end(_ addresses: [VirtualAddress], keepingHold: Bool = false) {
         let wanted = table.withLock { table in table.filter { addresses.contains(where: $0.concerns) } }
-        wanted.forEach { $0.end() }
+        wanted.forEach { $0.end(keepingHold: keepingHold) }
     }
 
     /// Ends all; for the end of the daemon.

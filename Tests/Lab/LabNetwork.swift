@@ -58,7 +58,7 @@ struct LabNetwork {
     /// that come in have it send are queued at the CPUs where they run, and overtake each other (`netif_rx`,
     /// net/core/dev.c): seen from the peer a path that reorders, on which a bulk sender repeats hundreds of segments a
     /// second. Receive packet steering to one CPU, Documentation/networking/scaling.rst, makes one queue of them.
-    private func keepOrder(in network: String) throws {
+    func keepOrder(in network: String) throws {
         let script = """
             mount -t sysfs sysfs /sys
             for queue in /sys/class/net/*/queues/rx-0/rps_cpus; do echo 1 > $queue; done

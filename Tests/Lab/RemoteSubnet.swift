@@ -11,6 +11,7 @@ extension Lab {
             "name",
             "eth1", "netns", networks[0],
         ])
+        for network in networks { try LabNetwork(paths: LabPaths(name: name)).keepOrder(in: network) }
         let (client, router) = try (self[client], self[router])
         try client.run("ip", "link", "set", "eth0", "down")
         for (member, number) in [(client, 2), (router, 1)] {

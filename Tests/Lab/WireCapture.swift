@@ -30,6 +30,9 @@ public final class WireCapture {
 
     /// Ends the capture and sees that nothing passed unseen.
     public func finish() throws {
+        // The kernel hands over a block of frames when it is full or a quarter of a second old (CAP_READ_TIMEOUT of
+        // dumpcap.c); what is in the last one when dumpcap ends is lost without being counted.
+        try Poll.pause(milliseconds: 500)
         try process.signal(SIGINT)
         try process.wait(timeout: .seconds(10))
         guard process.errorOutput.contains("/0 (pcap:0/dumpcap:0/flushed:0/") else {

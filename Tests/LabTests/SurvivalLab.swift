@@ -6,13 +6,14 @@ import Testing
 struct SurvivalLab: SuiteTrait, TestScoping {
     @TaskLocal static var current: Lab?
     let suffix: String
+    let clients: [String]
 
     func provideScope(
         for test: Test, testCase: Test.Case?, performing function: @Sendable () async throws -> Void
     ) async throws {
         guard geteuid() == 0 else { return try await function() }
         let lab = try Lab.up(
-            hosts: ["a", "b"], clients: ["c"], name: "survive-\(getpid())-\(suffix)", product: .release)
+            hosts: ["a", "b"], clients: clients, name: "survive-\(getpid())-\(suffix)", product: .release)
         defer { lab.down() }
         for host in lab.members where host.hasSystemd {
             let state = try host.run("systemctl", "is-active", "mobilityd", allowFailure: true).trimmed
@@ -33,7 +34,9 @@ struct SurvivalLab: SuiteTrait, TestScoping {
 
 extension Trait where Self == SurvivalLab {
     /// One lab of its own for the suite; `suffix` keeps names apart.
-    static func survivalLab(_ suffix: String) -> Self { SurvivalLab(suffix: suffix) }
+    static func survivalLab(_ suffix: String, clients: [String] = ["c"]) -> Self {
+        SurvivalLab(suffix: suffix, clients: clients)
+    }
 }
 
 /// What the kernel of a client counted since `init`: none of it may grow in a move.

@@ -84,6 +84,16 @@ static __always_inline int silence(struct hold_address *address, bool resolution
     return TC_ACT_SHOT;
 }
 
+// Whether the IPv6 packet is for an address that is silent here.
+static __always_inline bool is_silent(struct __sk_buff *skb)
+{
+    struct hold_address address;
+    if (!load_ipv6(skb, IPV6_DESTINATION, &address))
+        return false;
+    struct hold_mode *mode = mode_of(&address);
+    return mode && mode->flags & HOLD_SILENT;
+}
+
 // Another host says that it has the address: this one is no longer to say so.
 static __always_inline void yield_to(struct hold_address *address)
 {
@@ -202,7 +212,9 @@ int hold_ingress(struct __sk_buff *skb)
         yield_to(&address);
     if (type == ND_SOLICITATION)
         return load_ipv6(skb, IPV6_PAYLOAD + 8, &address) ? silence(&address, true) : TC_ACT_UNSPEC;
-    if (type) // a late answer about somebody else's address helps nobody
+    // A late answer about somebody else's address helps nobody, unless it is the other host who has asked, from this
+    // address, and the neighbour that answers still believes it here.
+    if (type && !injected && !(type == ND_ADVERTISEMENT && is_silent(skb)))
         return TC_ACT_UNSPEC;
     return load_ipv6(skb, IPV6_DESTINATION, &address)
         ? go_on(skb, hold(skb, &address, true, injected), true) : TC_ACT_UNSPEC;

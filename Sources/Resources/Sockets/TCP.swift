@@ -30,10 +30,12 @@ enum TCP {
         /// Of a listener: connections in its accept queue, and how many may be.
         var pending: UInt32
         var backlog: UInt32
+        /// What the path is known to take, bytes of IP packet.
+        var pathMTU: UInt32
 
         init(of socket: borrowing FileDescriptor) throws(KernelError) {
             let bytes = try Socket.option(socket, SocketOption.tcp, 11, limit: 104)
-            guard bytes.count >= 32 else {
+            guard bytes.count >= 64 else {
                 throw KernelError(call: "getsockopt", object: "TCP_INFO", code: .invalidArgument)
             }
             state = bytes[0]
@@ -45,6 +47,7 @@ enum TCP {
             }
             pending = word(24)
             backlog = word(28)
+            pathMTU = word(60)
         }
     }
 

@@ -28,6 +28,8 @@ enum TCPConnection: DescriptorKind {
         var finUnsent = false
         var window = Bytes()
         var maximumSegment: UInt32 = 0
+        /// As `TCP.Information` has it.
+        var pathMTU: UInt32 = 0
         /// TCPI_OPT_TIMESTAMPS 1, TCPI_OPT_SACK 2, TCPI_OPT_WSCALE 4.
         var options: UInt8 = 0
         var sendScale: UInt8 = 0
@@ -138,6 +140,7 @@ enum TCPConnection: DescriptorKind {
             record.options = info.options
             record.sendScale = info.sendScale
             record.receiveScale = info.receiveScale
+            record.pathMTU = info.pathMTU
             record.maximumSegment = try TCP.get(socket, TCP.maximumSegment)
             record.timestamp = try TCP.get(socket, TCP.timestamp)
             record.window = Bytes(try Socket.option(socket, SocketOption.tcp, TCP.repairWindow, limit: 20))

@@ -70,6 +70,7 @@ extension TCPConnection {
                 try negotiate(record, elapsed: context.frozenNanoseconds, on: socket, defaults)
                 // Before the queues as well: the size of segments is bounded by half the largest window seen.
                 try setWindow(record, received: record.receiveSequence, on: socket)
+                try learnPath(record, of: socket)
                 try fillQueues(record, of: socket)
                 try finish(record, on: socket)
             }
@@ -135,6 +136,15 @@ extension TCPConnection {
         }
         let milliseconds = UInt32(truncatingIfNeeded: max(2, nanoseconds / 1_000_000))
         return (timestamp &+ milliseconds &+ 1) & ~1
+    }
+
+    /// What a router told the source of the path: this host would send too large segments first, which are lost. It
+    /// learns for all that it sends there; connections that are made later know it from the start.
+    private static func learnPath(_ record: Record, of socket: borrowing FileDescriptor) throws(KernelError) {
+        guard record.pathMTU < (try TCP.Information(of: socket).pathMTU), let mtu = UInt16(exactly: record.pathMTU),
+            mtu >= PacketTooBig.least(record.local.ipv4Bytes == nil ? AF_INET6 : AF_INET)
+        else { return }
+        try PacketTooBig(local: record.local, remote: record.remote, sequence: record.sendSequence, mtu: mtu).send()
     }
 
     private static func fillQueues(
