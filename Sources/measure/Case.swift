@@ -27,11 +27,15 @@ struct Case: Sendable {
     var bystander: String?
     /// The client's cable is long and loses frames; the figures are what moves add to those of as long a time without.
     var isBadCable = false
+    /// Lets a load end that waits for the service.
+    var ending: (@Sendable (Lab) throws -> Void)?
 }
 
 extension Case {
     static let all: [Case] =
-        nginx(.ipv4) + nginx(.ipv6) + bulk(.ipv4) + bulk(.ipv6) + [datagrams, neighbour]
+        nginx(.ipv4) + nginx(.ipv6) + bulk(.ipv4) + bulk(.ipv6) + waiting(.ipv4) + waiting(.ipv6) + [
+            datagrams, neighbour,
+        ]
         + (nginx(.ipv4) + bulk(.ipv4)).map(\.overBadCable)
 
     private var overBadCable: Case {
@@ -88,6 +92,27 @@ extension Case {
                     try annotate(lab, unit, address, family)
                 })
         }
+    }
+
+    /// Clients that are connected, and have said what they want, to a service that accepts nobody until the end.
+    private static func waiting(_ family: Family) -> [Case] {
+        let (unit, address) = ("hoard.service", address(family))
+        return [
+            Case(
+                name: "200 connections that wait to be accepted", family: family, unit: unit, address: address,
+                load: .program("hoard", ["load", address, "7000", "200"]),
+                remark: "accepted after the last move; *failed* counts those not answered in their turn",
+                install: { lab in
+                    let program = try lab.compile("hoard")
+                    try lab.installService(unit, "[Service]\nExecStart=\(program) serve \(address) 7000\n")
+                    try annotate(lab, unit, address, family)
+                },
+                ending: { lab in
+                    for host in try [lab["a"], lab["b"]] {
+                        try host.run("systemctl", "kill", "-s", "USR1", unit, allowFailure: true)
+                    }
+                })
+        ]
     }
 
     private static let datagrams = Case(

@@ -134,6 +134,7 @@ struct Run {
     }
 
     private func finish(_ load: Load) throws -> Load.Line {
+        try subject.ending?(lab)
         try load.process.signal(SIGTERM)
         return try load.end(timeout: .seconds(20))
     }

@@ -33,7 +33,9 @@ struct RollbackQueueTests {
         #expect(try lab.property("MainPID", of: Self.unit, on: host) == "\(pid)")
         try lab[host].run("kill", "-USR1", "\(pid)")
         #expect(try clients.wait(timeout: .seconds(20)).succeeded)
-        #expect(clients.output.contains(#"{"turns":40,"failed":0}"#), "\(clients.output)\(clients.errorOutput)")
+        #expect(
+            clients.output.contains(#"{"event":"end","requests":40,"failed":0}"#),
+            "\(clients.output)\(clients.errorOutput)")
     }
 
     @Test func `They wait in their order after a roll-back, and move then`() throws {

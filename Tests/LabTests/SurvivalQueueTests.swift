@@ -36,7 +36,9 @@ struct SurvivalQueueTests {
         try expectArrived(Self.unit, original, lab["b"])
         try lab["b"].run("kill", "-USR1", "\(original.pid)")
         #expect(try clients.wait(timeout: .seconds(20)).succeeded)
-        #expect(clients.output.contains(#"{"turns":200,"failed":0}"#), "\(clients.output)\(clients.errorOutput)")
+        #expect(
+            clients.output.contains(#"{"event":"end","requests":200,"failed":0}"#),
+            "\(clients.output)\(clients.errorOutput)")
         try counters.expectNone()
     }
 
@@ -71,7 +73,7 @@ struct SurvivalQueueTests {
         }
         try lab["b"].run("kill", "-USR1", "\(original.pid)")
         #expect(try load.wait(timeout: .seconds(20)).succeeded)
-        #expect(load.output.contains(#"{"turns":1,"failed":0}"#), "\(load.output)\(load.errorOutput)")
+        #expect(load.output.contains(#"{"event":"end","requests":1,"failed":0}"#), "\(load.output)\(load.errorOutput)")
         try counters.expectNone()
     }
 }
