@@ -88,11 +88,14 @@ final class Bench {
     /// Waits until nothing of a move is under way and the service is on one host, or on none.
     ///
     /// - Parameter processes: how many it must have at least.
-    func settle(_ timeout: Duration, processes: Int = 2) throws {
+    func settle(_ timeout: Duration, processes: Int = 2, mayEnd: Bool = true) throws {
         try waitUntil("end of everything that was under way", timeout: timeout, interval: .milliseconds(10)) {
             let copies = copies()
             guard isQuiet else { throw LabError(describe(copies)) }
-            if copies.isEmpty { return try areUnitsAtRest() }
+            if copies.isEmpty {
+                guard mayEnd else { throw LabError("not started again: " + describe(copies)) }
+                return try areUnitsAtRest()
+            }
             guard copies.count >= processes, Set(copies.map(\.host)).count == 1, !copies.contains(where: \.isFrozen)
             else {
                 throw LabError(describe(copies))

@@ -118,13 +118,12 @@ struct Cell: Hashable, Sendable {
         }
     }
 
-    /// Whether the unit may be inactive everywhere afterwards.
+    /// Whether the unit may be inactive everywhere afterwards: who was killed is started again, Restart=on-failure.
     var mayLeaveNothing: Bool {
         switch fault {
         case .systemctl(let verb, _): verb == "stop" || verb == "kill"
         case .stopAndCut(let verb): verb == "stop"
-        case .crash: false
-        default: mayEndService
+        default: false
         }
     }
 
@@ -143,7 +142,7 @@ enum Outcome: String, CaseIterable, Sendable {
     case rolledBack = "rolled back"
     case inDoubtThenMoved = "in doubt, then moved"
     case inDoubtThenRolledBack = "in doubt, then rolled back"
-    /// By whoever killed or stopped it; not started again.
+    /// By whoever stopped it; started again by the harness, and moved.
     case ended
     /// The same, and started again, by systemd or because that was asked for.
     case restarted
@@ -164,7 +163,7 @@ enum Outcome: String, CaseIterable, Sendable {
         case .rolledBack: "it runs at the source as if nothing had been tried"
         case .inDoubtThenMoved: "the source had to ask, and the destination has it"
         case .inDoubtThenRolledBack: "the source had to ask, and has it"
-        case .ended: "killed or stopped by the fault, and not started again"
+        case .ended: "stopped, as that was asked for; it ran once again, and moved, when it was started"
         case .restarted: "killed or stopped by the fault, and started again once"
         case .crippled: "it runs on without the child that was killed"
         case .lost: "no host runs it, or another process has taken its place"

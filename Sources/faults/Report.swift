@@ -10,8 +10,9 @@ struct Report {
     private func count(_ outcomes: Outcome...) -> Int { results.count { outcomes.contains($0.outcome) } }
 
     /// Cells after which exactly one host ran the service.
+    /// Cells that ended as they must: a service that was told to stop runs once when it is started again.
     private var ranOnce: Int {
-        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .restarted, .crippled, .reset)
+        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .restarted, .crippled, .reset, .ended)
     }
 
     var summary: String {

@@ -110,7 +110,7 @@ struct Trial {
             try waitUntil("rest", timeout: .seconds(20), interval: .milliseconds(10)) {
                 look(&watch)
                 guard command?.isRunning != true else { throw LabError("the command has not ended") }
-                try bench.settle(.zero, processes: cell.fault.leavesPart ? 1 : 2)
+                try bench.settle(.zero, processes: cell.fault.leavesPart ? 1 : 2, mayEnd: cell.mayLeaveNothing)
                 return true
             }
         } catch {

@@ -101,7 +101,8 @@ extension Case {
             Case(
                 name: "200 connections that wait to be accepted", family: family, unit: unit, address: address,
                 load: .program("hoard", ["load", address, "7000", "200"]),
-                remark: "accepted after the last move, silent until then; *failed* counts those not answered in their turn",
+                remark:
+                    "accepted after the last move, silent until then; *failed* counts those not answered in their turn",
                 install: { lab in
                     let program = try lab.compile("hoard")
                     try lab.installService(unit, "[Service]\nExecStart=\(program) serve \(address) 7000\n")
