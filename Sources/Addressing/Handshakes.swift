@@ -1,3 +1,4 @@
+import Glibc
 import Kernel
 
 /// struct hold_connection of handshake.h.
@@ -15,6 +16,16 @@ private struct ConnectionKey: BitwiseCopyable {
         localPort = handshake.local.port
         remotePort = handshake.remote.port
     }
+
+    private static func name(_ high: UInt64, _ low: UInt64, _ port: UInt16) -> SocketName {
+        let bytes = [high, low].flatMap { word in withUnsafeBytes(of: word) { Array($0) } }
+        let isMapped = bytes.starts(with: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])
+        return .ip(bytes, port: port, family: isMapped ? AF_INET : AF_INET6)
+    }
+
+    init() {}
+    var local: SocketName { Self.name(localHigh, localLow, localPort) }
+    var remote: SocketName { Self.name(remoteHigh, remoteLow, remotePort) }
 
     private static func words(_ name: SocketName) -> (UInt64, UInt64) {
         name.address.withUnsafeBytes {
@@ -43,6 +54,14 @@ private struct HandshakeRecord: BitwiseCopyable {
     var hasECN: UInt8 = 0
     var countsMicroseconds: UInt8 = 0
     var unused: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8, UInt8) = (0, 0, 0, 0, 0, 0, 0)
+
+    func handshake(_ key: ConnectionKey) -> TCPHandshake {
+        TCPHandshake(
+            local: key.local, remote: key.remote, sendSequence: sequence, receiveSequence: receiveSequence,
+            maximumSegment: segment, options: hasECN << 3 | hasScales << 2 | hasSack << 1 | hasTimestamps,
+            sendScale: sendScale, receiveScale: receiveScale, timestamp: timestamp,
+            countsMicroseconds: countsMicroseconds != 0, timestampRecent: timestampRecent)
+    }
 }
 
 extension HoldQueue {
@@ -75,6 +94,23 @@ extension HoldQueue {
     public func isExpected(_ handshake: TCPHandshake) throws(AddressingError) -> Bool {
         try kernel { () throws(KernelError) in
             try programs.handshakes.value(ConnectionKey(handshake), empty: HandshakeRecord()) != nil
+        }
+    }
+
+    /// The handshakes expected for these addresses (16 bytes each) whose peers have not answered, as they are now.
+    public func expected(at addresses: [[UInt8]]) throws(AddressingError) -> [TCPHandshake] {
+        try kernel { () throws(KernelError) in
+            let now = Clock.kernelMonotonic
+            guard let until = try programs.handshakesUntil.value(UInt32(0), empty: Int64(0)), until > now else {
+                return []
+            }
+            var found: [TCPHandshake] = []
+            for key in try programs.handshakes.keys(empty: ConnectionKey()) where addresses.contains(key.local.address)
+            {
+                let record = try programs.handshakes.value(key, empty: HandshakeRecord())
+                if let record, record.expires > now { found.append(record.handshake(key).later(by: now - record.at)) }
+            }
+            return found
         }
     }
 

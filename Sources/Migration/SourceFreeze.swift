@@ -222,9 +222,8 @@ extension SourceMove {
             let clients = WaitingClients(unit: unit, host: host)
             frozen.clients = clients
             let waiting = try clients.take(service.snapshot.descriptors, in: service.check)
-            let halfOpen =
-                service.snapshot.descriptors.contains { $0.socket?.halfOpen ?? 0 > 0 }
-                ? try WaitingClients.halfOpen(at: lanes.map(\.address.mapped), module: host.capture) : []
+            let halfOpen = try clients.halfOpen(
+                at: lanes.map(\.address.mapped), besides: service.snapshot.descriptors, waiting, module: host.capture)
             let captured = try service.capture()
             packets = try waitingPackets(service.snapshot.descriptors, lanes)
             return (captured, waiting, halfOpen)

@@ -20,6 +20,8 @@ final class WaitingClients {
     private let hold: HoldQueue
     private let log: Logger
     private let drained: DrainedConnections
+    /// Those whom a former move had made expected on this host.
+    private var expected: [TCPHandshake] = []
 
     init(unit: String, host: Host) {
         self.unit = unit
@@ -51,12 +53,37 @@ final class WaitingClients {
         return found
     }
 
-    /// Handshakes under way at these addresses (16 bytes each); nothing is changed.
-    static func halfOpen(
-        at addresses: [[UInt8]], module: CaptureModule
-    ) throws(CaptureModuleError) -> [HalfOpen] {
-        try module.handshakes().filter { addresses.contains($0.handshake.local.address) }.map {
-            HalfOpen(handshake: $0.handshake, isComplete: $0.isComplete)
+    /// Handshakes under way at these addresses (16 bytes each): those of the kernel, and those that came here by a
+    /// move and whose clients have not answered since. Nothing is changed.
+    func halfOpen(
+        at addresses: [[UInt8]], besides descriptors: [DescriptorProbe], _ waiting: [WaitingConnection],
+        module: CaptureModule
+    ) throws -> [HalfOpen] {
+        let isUnderWay = descriptors.contains { $0.socket?.halfOpen ?? 0 > 0 }
+        let own = isUnderWay ? try module.handshakes().filter { addresses.contains($0.handshake.local.address) } : []
+        expected = try hold.expected(at: addresses)
+        if expected.isEmpty { return own.map { HalfOpen(handshake: $0.handshake, isComplete: $0.isComplete) } }
+        // What is a connection by now is still expected until it is heard of again.
+        var known = Set(own.map { Ends($0.handshake.local, $0.handshake.remote) })
+        known.formUnion(descriptors.compactMap(\.socket).map { Ends($0) })
+        known.formUnion(waiting.map { Ends($0.handshake.local, $0.handshake.remote) })
+        return own.map { HalfOpen(handshake: $0.handshake, isComplete: $0.isComplete) }
+            + expected.filter { !known.contains(Ends($0.local, $0.remote)) }
+            .map { HalfOpen(handshake: $0, isComplete: false) }
+    }
+
+    /// The two ends of a connection, of either family, as 16 bytes and a port.
+    private struct Ends: Hashable {
+        let addresses: [[UInt8]]
+        let ports: [UInt16]
+
+        init(_ local: SocketName, _ remote: SocketName) {
+            addresses = [local.address, remote.address]
+            ports = [local.port, remote.port]
+        }
+        init(_ socket: SocketRecord) {
+            addresses = [socket.localAddress, socket.remoteAddress]
+            ports = [socket.localPort, socket.remotePort]
         }
     }
 
@@ -73,6 +100,7 @@ final class WaitingClients {
 
     /// They are another host's: they end here without a packet.
     func end() {
+        for handshake in expected { try? hold.forget(handshake) }
         if drained.count == 0 { return }
         _ = drained.dissolve()
         DescriptorStore.remove(unit)
