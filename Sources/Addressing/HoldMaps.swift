@@ -9,6 +9,8 @@ public struct HoldMode: OptionSet, Sendable, Hashable {
     public static let holdSYN = HoldMode(rawValue: 1)
     /// Every IP packet for the address waits, neighbour discovery excepted.
     public static let hold = HoldMode(rawValue: 2)
+    /// With `hold`: TCP segments still pass that fill a gap before what their connection has received out of order.
+    public static let gaps = HoldMode(rawValue: 32)
     /// This host neither says that it has the address nor sends anything from it. Arriving packets are consumed and
     /// answered to nobody unless they are held too.
     public static let silent = HoldMode(rawValue: 4)

@@ -34,6 +34,7 @@ public final class CaptureModule: Sendable {
         let threadsProgram: Int32
         let filesProgram: Int32
         let handshakesProgram: Int32
+        let gapsProgram: Int32
     }
 
     private let object: Object
@@ -66,7 +67,8 @@ public final class CaptureModule: Sendable {
         }
         guard let threads = bpf_object__find_program_by_name(pointer, "capture_threads"),
             let files = bpf_object__find_program_by_name(pointer, "capture_files"),
-            let handshakes = bpf_object__find_program_by_name(pointer, "capture_handshakes")
+            let handshakes = bpf_object__find_program_by_name(pointer, "capture_handshakes"),
+            let gaps = bpf_object__find_program_by_name(pointer, "capture_gaps")
         else {
             bpf_object__close(pointer)
             throw CaptureModuleError(problem: "a program is missing in the object", cause: nil, log: "")
@@ -74,7 +76,7 @@ public final class CaptureModule: Sendable {
         return CaptureModule(
             Object(
                 pointer: pointer, threadsProgram: bpf_program__fd(threads), filesProgram: bpf_program__fd(files),
-                handshakesProgram: bpf_program__fd(handshakes)))
+                handshakesProgram: bpf_program__fd(handshakes), gapsProgram: bpf_program__fd(gaps)))
     }
 
     private static func lastError(_ call: String) -> KernelError {
@@ -134,6 +136,14 @@ public final class CaptureModule: Sendable {
     public func handshakes() throws(CaptureModuleError) -> [HandshakeRecord] {
         let stream = try pass(object.handshakesProgram, pids: [nil])
         do throws(RecordError) { return try RecordDecoder.handshakes(stream) } catch {
+            throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
+        }
+    }
+
+    /// TCP connections of this network namespace that have received something out of order.
+    public func gaps() throws(CaptureModuleError) -> [GapRecord] {
+        let stream = try pass(object.gapsProgram, pids: [nil])
+        do throws(RecordError) { return try RecordDecoder.gaps(stream) } catch {
             throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
         }
     }

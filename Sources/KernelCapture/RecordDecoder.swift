@@ -9,7 +9,7 @@ public struct RecordError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// A cursor over the stream that the programs of Sources/CPrograms/bpf/capture.bpf.c write; capture.h is the layout.
 struct RecordReader {
-    static let magic: UInt32 = 0x4d50_0007
+    static let magic: UInt32 = 0x4d50_0008
     private let bytes: [UInt8]
     private var offset = 0
     private var end = 0

@@ -146,9 +146,10 @@ extension SourceMove {
         do throws(MoveError) {
             try Self.step("moving the processes of \(unit)") { try frozen.gather() }
             Waypoint.sourceGathered.pass()
-            for lane in lanes { try Self.step("holding packets") { try lane.set([.hold]) } }
+            for lane in lanes { try Self.step("holding packets") { try lane.set([.hold, .gaps]) } }
             try Self.step("freezing \(unit)") { try frozen.freeze() }
             try requireShape(frozen.moving, pids)
+            try awaitGaps(lanes)
             // Not before: what the service sends until it is frozen still reaches its clients.
             for lane in lanes { try Self.step("falling silent") { try lane.set([.hold, .silent, .answer]) } }
             let closing = try closingConnections(lanes)
@@ -164,6 +165,14 @@ extension SourceMove {
             do { try frozen.rollBack() } catch let problem { log.error("rolling back: \(problem)") }
             throw error
         }
+    }
+
+    /// What a connection has received out of order does not travel.
+    private func awaitGaps(_ lanes: [HoldLane]) throws(MoveError) {
+        let gaps = try Self.step("awaiting segments that are missing") {
+            try OpenGaps.awaitFilled(at: lanes.map(\.address.mapped), module: host.capture)
+        }
+        if gaps.found > 0 { log.info("\(gaps.found) connections lacked segments, \(gaps.left) still do") }
     }
 
     /// The destination has made empty processes for these.

@@ -9,7 +9,7 @@
 #include "kernel_types.h"
 #include "capture_rights.h"
 #include "capture_sockets.h"
-#include "capture_handshakes.h"
+#include "capture_tcp.h"
 
 char _license[] SEC("license") = "GPL";
 

@@ -3,7 +3,7 @@
 // change here changes CAPTURE_VERSION.
 #pragma once
 
-#define CAPTURE_VERSION 7u
+#define CAPTURE_VERSION 8u
 #define CAPTURE_MAGIC (0x4d500000u | CAPTURE_VERSION)
 #define CAPTURE_GROUPS 64
 #define CAPTURE_AUXV 64
@@ -19,7 +19,7 @@
 
 enum capture_kind {
     CAPTURE_THREAD = 1, CAPTURE_PROCESS = 2, CAPTURE_SIGNAL = 3, CAPTURE_FILE = 4, CAPTURE_TIMER = 5,
-    CAPTURE_HANDSHAKE = 6
+    CAPTURE_HANDSHAKE = 6, CAPTURE_GAP = 7
 };
 
 struct capture_header {
@@ -114,5 +114,12 @@ struct capture_handshake {
     // The peer has completed it, and the listener waits for data (TCP_DEFER_ACCEPT).
     word send_scale, receive_scale, has_scales, has_sack, has_timestamps, has_ecn, counts_microseconds, is_complete;
     word local_port, remote_port;
+    unsigned char local_address[16], remote_address[16];
+};
+
+// A TCP connection that has received something out of order: what it lacks begins at `next`.
+struct capture_gap {
+    struct capture_header header;
+    word next, local_port, remote_port;
     unsigned char local_address[16], remote_address[16];
 };

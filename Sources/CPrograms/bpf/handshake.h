@@ -39,7 +39,12 @@ struct {
 
 // As the kernel declares them; only names and places of fields count.
 struct sock { int unused; };
-struct tcp_sock { int unused; };
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct rb_node;
+struct rb_root { struct rb_node *rb_node; };
+struct sk_buff { char cb[48]; };
+struct tcp_sock { struct rb_root out_of_order_queue; struct sk_buff *ooo_last_skb; };
+#pragma clang attribute pop
 struct bpf_tcp_req_attrs {
     __u32 rcv_tsval, rcv_tsecr;
     __u16 mss;

@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 #include "hold.h"
 #include "handshake.h"
+#include "gaps.h"
 #include "fragments.h"
 
 struct {
@@ -163,6 +164,11 @@ static __always_inline int hold(struct __sk_buff *skb, struct hold_address *addr
         return TC_ACT_UNSPEC;
     if (!(flags & HOLD_ALL) && !((flags & HOLD_SYN) && is_opening_segment(skb, ipv6)))
         return TC_ACT_UNSPEC;
+    if (flags & HOLD_GAPS) {
+        __u32 segment = tcp_offset(skb, ipv6);
+        if (segment && fills_gap(skb, segment, ipv6))
+            return TC_ACT_UNSPEC;
+    }
     __u64 ticket = __sync_fetch_and_add(&tally->tickets, 1);
     if (flags & HOLD_DRAIN) {
         __u64 passed = *(volatile __u64 *)&tally->passed;

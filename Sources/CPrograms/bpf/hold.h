@@ -7,6 +7,7 @@ enum {
     HOLD_ALL = 2,    // redirect every IP packet to the tap
     HOLD_SILENT = 4, // nothing that names the address as its owner leaves, nobody is told who has it
     HOLD_ANSWER = 16, // silent, but who asks for the address is told, until another host says that it has it
+    HOLD_GAPS = 32,  // TCP segments pass that come before what their connection has received out of order
     HOLD_DRAIN = 8,  // a packet passes as soon as every one before it has passed
 };
 

@@ -207,7 +207,14 @@ struct ipv6_mc_socklist { struct in6_addr addr; };
 struct ipv6_pinfo { struct ipv6_mc_socklist *ipv6_mc_list; };
 struct inet_sock { struct ipv6_pinfo *pinet6; struct ip_mc_socklist *mc_list; };
 struct tcp_options_received { __u32 ts_recent; };
-struct tcp_sock { struct tcp_options_received rx_opt; bool is_mptcp; void *md5sig_info; void *ao_info; };
+struct rb_root { void *rb_node; };
+struct tcp_sock {
+    struct tcp_options_received rx_opt;
+    bool is_mptcp;
+    void *md5sig_info, *ao_info;
+    struct rb_root out_of_order_queue;
+    __u32 rcv_nxt;
+};
 
 struct request_sock { struct sock_common __req_common; __u16 mss; __u32 ts_recent; };
 struct inet_request_sock {

@@ -1,9 +1,19 @@
-// Handshakes that are under way, of the listeners of one network namespace.
+// TCP of one network namespace: handshakes that are under way, and connections that lack a segment.
 #pragma once
 
 #define TCP_NEW_SYN_RECV 12
 
 static struct capture_handshake shake;
+
+static __always_inline void read_ends(unsigned char *local, unsigned char *remote, struct sock_common *common) {
+    if (BPF_CORE_READ(common, skc_family) == AF_INET) {
+        map_address(local, BPF_CORE_READ(common, skc_rcv_saddr));
+        map_address(remote, BPF_CORE_READ(common, skc_daddr));
+    } else {
+        bpf_core_read(local, 16, &common->skc_v6_rcv_saddr);
+        bpf_core_read(remote, 16, &common->skc_v6_daddr);
+    }
+}
 
 // tcp_syn_ack's clock, include/net/tcp.h tcp_clock_ts(): milliseconds or microseconds since boot.
 static __always_inline void read_handshake(struct capture_handshake *out, struct tcp_request_sock *request) {
@@ -25,13 +35,7 @@ static __always_inline void read_handshake(struct capture_handshake *out, struct
     out->is_complete = BPF_CORE_READ_BITFIELD_PROBED(inet, acked);
     out->local_port = BPF_CORE_READ(common, skc_num);
     out->remote_port = bpf_ntohs(BPF_CORE_READ(common, skc_dport));
-    if (BPF_CORE_READ(common, skc_family) == AF_INET) {
-        map_address(out->local_address, BPF_CORE_READ(common, skc_rcv_saddr));
-        map_address(out->remote_address, BPF_CORE_READ(common, skc_daddr));
-    } else {
-        BPF_CORE_READ_INTO(&out->local_address, common, skc_v6_rcv_saddr.in6_u.u6_addr8);
-        BPF_CORE_READ_INTO(&out->remote_address, common, skc_v6_daddr.in6_u.u6_addr8);
-    }
+    read_ends(out->local_address, out->remote_address, common);
 }
 
 SEC("iter/tcp")
@@ -46,5 +50,24 @@ int capture_handshakes(struct bpf_iter__tcp *ctx) {
     shake.header.length = sizeof(shake);
     read_handshake(&shake, request);
     bpf_seq_write(ctx->meta->seq, &shake, sizeof(shake));
+    return 0;
+}
+
+static struct capture_gap gap;
+
+SEC("iter/tcp")
+int capture_gaps(struct bpf_iter__tcp *ctx) {
+    struct sock_common *common = ctx->sk_common;
+    struct tcp_sock *socket = common ? bpf_skc_to_tcp_sock(common) : 0;
+    if (!socket || !BPF_CORE_READ(socket, out_of_order_queue.rb_node)) return 0;
+    __builtin_memset(&gap, 0, sizeof(gap));
+    gap.header.magic = CAPTURE_MAGIC;
+    gap.header.kind = CAPTURE_GAP;
+    gap.header.length = sizeof(gap);
+    gap.next = BPF_CORE_READ(socket, rcv_nxt);
+    gap.local_port = BPF_CORE_READ(common, skc_num);
+    gap.remote_port = bpf_ntohs(BPF_CORE_READ(common, skc_dport));
+    read_ends(gap.local_address, gap.remote_address, common);
+    bpf_seq_write(ctx->meta->seq, &gap, sizeof(gap));
     return 0;
 }
