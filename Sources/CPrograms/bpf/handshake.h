@@ -61,7 +61,8 @@ struct tcp_head {
 
 enum {
     TCP_IS_ACK = 0x10,
-    TCP_IS_SYN_RST = 0x06,
+    TCP_IS_SYN = 0x02,
+    TCP_IS_RST = 0x04,
     LOOPBACK = 1, // interface index of lo, include/net/flow.h LOOPBACK_IFINDEX
 };
 
@@ -109,12 +110,25 @@ static __always_inline int to_loopback(struct __sk_buff *skb)
     return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
+// The peer's SYN once more: our answer is on its way and is repeated by user space until the peer has it. The listener's,
+// with another sequence number, would be a second answer, and the peer would be reset by acknowledging one of them.
+static __always_inline int begin_or_end(struct hold_connection *key, struct hold_handshake *shake, struct tcp_head *tcp)
+{
+    __u32 sequence = bpf_ntohl(tcp->sequence), flags = tcp->flags & (TCP_IS_SYN | TCP_IS_RST | TCP_IS_ACK);
+    if (flags == TCP_IS_SYN && sequence + 1 == shake->receive_sequence)
+        return TC_ACT_SHOT;
+    // Given up by the peer, or its next connection between the same ports.
+    if (flags == TCP_IS_SYN || ((flags & TCP_IS_RST) && sequence == shake->receive_sequence))
+        bpf_map_delete_elem(&hold_handshakes, key);
+    return TC_ACT_UNSPEC;
+}
+
 // What a segment that goes on to the stack belongs to: without an entry it is let alone. `segment` is the offset of
 // its TCP header.
 static __always_inline int take_up(struct __sk_buff *skb, __u32 segment, bool ipv6)
 {
     struct tcp_head tcp;
-    if (bpf_skb_load_bytes(skb, segment, &tcp, sizeof(tcp)) || !(tcp.flags & TCP_IS_ACK) || tcp.flags & TCP_IS_SYN_RST)
+    if (bpf_skb_load_bytes(skb, segment, &tcp, sizeof(tcp)))
         return TC_ACT_UNSPEC;
     struct hold_connection key = {
         .local_port = bpf_ntohs(tcp.destination), .remote_port = bpf_ntohs(tcp.source)};
@@ -139,6 +153,8 @@ static __always_inline int take_up(struct __sk_buff *skb, __u32 segment, bool ip
     struct hold_handshake *shake = bpf_map_lookup_elem(&hold_handshakes, &key);
     if (!shake || bpf_ktime_get_ns() > shake->expires)
         return TC_ACT_UNSPEC;
+    if ((tcp.flags & (TCP_IS_SYN | TCP_IS_RST)) || !(tcp.flags & TCP_IS_ACK))
+        return begin_or_end(&key, shake, &tcp);
     struct bpf_sock *found = bpf_skc_lookup_tcp(skb, &tuple, length, BPF_F_CURRENT_NETNS, 0);
     if (!found)
         return TC_ACT_UNSPEC;
