@@ -7,7 +7,8 @@ public struct TCPSegment: Sendable {
     public struct Flags: OptionSet, Sendable {
         public let rawValue: UInt8
         public init(rawValue: UInt8) { self.rawValue = rawValue }
-        public static let fin = Flags(rawValue: 0x01), syn = Flags(rawValue: 0x02), ack = Flags(rawValue: 0x10)
+        public static let fin = Flags(rawValue: 0x01), syn = Flags(rawValue: 0x02)
+        public static let rst = Flags(rawValue: 0x04), ack = Flags(rawValue: 0x10)
     }
 
     public var source: SocketName

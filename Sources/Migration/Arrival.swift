@@ -264,6 +264,7 @@ final class Arrival {
             }
         }
         try SourceMove.step("restoring \(offer.unit)") {
+            try WaitingClients.clearLeftovers(at: lanes.map(\.address.mapped), module: host.capture)
             try restore.restoreState()
             timeline.mark("state")
             try WaitingClients.put(waiting, elapsed: restore.frozenNanoseconds, through: host.hold)
