@@ -1,5 +1,6 @@
-// Segments that a connection lacks while later ones have come already. The later ones are acknowledged (SACK, RFC 2018),
-// and the kernel gives them to nobody, so that they cannot travel: the peer, who may forget them only when they are
+// Segments that a connection lacks while later ones have come already. The later ones are acknowledged (SACK, RFC
+// 2018), and
+// the kernel gives them to nobody, so that they cannot travel: the peer, who may forget them only when they are
 // acknowledged for good, would find them gone, and repeat everything after a timeout (tcp_check_sack_reneging in
 // net/ipv4/tcp_input.c). What fills the gap may still pass therefore, while everything newer waits.
 #pragma once
@@ -16,7 +17,8 @@ static __always_inline bool is_before_end(struct tcp_sock *socket, __u32 sequenc
     // The pointer is left behind when the queue becomes empty.
     if (!BPF_CORE_READ(socket, out_of_order_queue.rb_node) || !last)
         return false;
-    if (bpf_probe_read_kernel(&end, sizeof(end), (char *)last + bpf_core_field_offset(struct sk_buff, cb) + SEGMENT_END))
+    unsigned long place = bpf_core_field_offset(struct sk_buff, cb) + SEGMENT_END;
+    if (bpf_probe_read_kernel(&end, sizeof(end), (char *)last + place))
         return false;
     return (__s32)(sequence - end) < 0;
 }

@@ -110,7 +110,8 @@ static __always_inline int to_loopback(struct __sk_buff *skb)
     return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
-// The peer's SYN once more: our answer is on its way and is repeated by user space until the peer has it. The listener's,
+// The peer's SYN once more: our answer is on its way and is repeated by user space until the peer has it. The
+// listener's,
 // with another sequence number, would be a second answer, and the peer would be reset by acknowledging one of them.
 static __always_inline int begin_or_end(struct hold_connection *key, struct hold_handshake *shake, struct tcp_head *tcp)
 {
