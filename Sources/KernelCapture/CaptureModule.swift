@@ -117,33 +117,30 @@ public final class CaptureModule: Sendable {
 
     /// Processes and their threads, leaders first.
     public func tasks(pids: [Int32]) throws(CaptureModuleError) -> [TaskRecord] {
-        let stream = try pass(object.threadsProgram, pids: pids)
-        do throws(RecordError) { return try RecordDecoder.tasks(stream) } catch {
-            throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
-        }
+        try records(object.threadsProgram, pids: pids, RecordDecoder.tasks)
     }
 
     /// Open files of these processes. Threads whose files_struct is not the leader's are reported as well, with the
     /// same pid.
     public func files(pids: [Int32]) throws(CaptureModuleError) -> [FileRecord] {
-        let stream = try pass(object.filesProgram, pids: pids)
-        do throws(RecordError) { return try RecordDecoder.files(stream) } catch {
-            throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
-        }
+        try records(object.filesProgram, pids: pids, RecordDecoder.files)
     }
 
     /// TCP handshakes of this network namespace whose last segment has not come.
     public func handshakes() throws(CaptureModuleError) -> [HandshakeRecord] {
-        let stream = try pass(object.handshakesProgram, pids: [nil])
-        do throws(RecordError) { return try RecordDecoder.handshakes(stream) } catch {
-            throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
-        }
+        try records(object.handshakesProgram, pids: [nil], RecordDecoder.handshakes)
     }
 
     /// TCP connections of this network namespace that have received something out of order.
     public func gaps() throws(CaptureModuleError) -> [GapRecord] {
-        let stream = try pass(object.gapsProgram, pids: [nil])
-        do throws(RecordError) { return try RecordDecoder.gaps(stream) } catch {
+        try records(object.gapsProgram, pids: [nil], RecordDecoder.gaps)
+    }
+
+    private func records<Record>(
+        _ program: Int32, pids: [Int32?], _ decode: ([UInt8]) throws(RecordError) -> [Record]
+    ) throws(CaptureModuleError) -> [Record] {
+        let stream = try pass(program, pids: pids)
+        do throws(RecordError) { return try decode(stream) } catch {
             throw CaptureModuleError(problem: "\(error)", cause: nil, log: "")
         }
     }

@@ -30,6 +30,7 @@ final class Arrival {
     /// Clients whom the service had not accepted.
     private var waiting: [WaitingConnection] = []
     private var halfOpen: [WaitingClients.HalfOpen] = []
+    private var hasLeftovers = false  // handshakes of an earlier stay: none is added while the addresses are away
     private var moving: Cgroup { Cgroup(path: cgroup.path + "/" + FrozenService.childName) }
 
     init(offer: Offer, from source: String, view: UnitView, host: Host, systemd: SystemdClient, log: Logger) {
@@ -155,6 +156,7 @@ final class Arrival {
             }
             lanes.append(lane)
         }
+        hasLeftovers = try !WaitingClients.leftovers(at: lanes, host.capture).isEmpty
     }
 
     private func buildTree(_ undo: inout UndoStack) throws(MoveError) {
@@ -264,7 +266,7 @@ final class Arrival {
             }
         }
         try SourceMove.step("restoring \(offer.unit)") {
-            try WaitingClients.clearLeftovers(at: lanes.map(\.address.mapped), module: host.capture)
+            if hasLeftovers { try WaitingClients.endLeftovers(at: lanes, host.capture) }
             try restore.restoreState()
             timeline.mark("state")
             try WaitingClients.put(waiting, elapsed: restore.frozenNanoseconds, through: host.hold)

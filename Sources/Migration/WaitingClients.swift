@@ -224,16 +224,22 @@ final class WaitingClients {
     /// When a client that does not answer is asked again, ms after the time before; as long as the kernel would.
     private static let repetitions: [Int32] = [1000, 2000, 4000, 8000, 16_000]
 
-    /// Ends handshakes that a service left behind here when it moved away: without their listener they stay until their
-    /// timers run out (net/ipv4/inet_connection_sock.c, reqsk_timer_handler), and no other socket can have the same
-    /// ends meanwhile, although the client is connected since. A segment ends them (net/ipv4/tcp_ipv4.c, tcp_v4_rcv):
-    /// a reset, since that is never answered. The host must have these addresses.
-    static func clearLeftovers(at addresses: [[UInt8]], module: CaptureModule) throws {
-        let deadline = Clock.monotonic + 50_000_000
-        while true {
-            let leftovers = try module.handshakes().map(\.handshake).filter { addresses.contains($0.local.address) }
-            if leftovers.isEmpty || Clock.monotonic > deadline { return }
-            for handshake in leftovers {
+    /// Handshakes that a service left behind at these addresses when it moved away: without their listener they stay
+    /// until their timers run out (net/ipv4/inet_connection_sock.c, reqsk_timer_handler), and no other socket can have
+    /// the same ends meanwhile, although the client is connected since.
+    static func leftovers(at lanes: [HoldLane], _ module: CaptureModule) throws(MoveError) -> [TCPHandshake] {
+        let addresses = lanes.map(\.address.mapped)
+        return try SourceMove.step("reading handshakes") {
+            try module.handshakes().map(\.handshake).filter { addresses.contains($0.local.address) }
+        }
+    }
+
+    /// Ends them. A segment does (net/ipv4/tcp_ipv4.c, tcp_v4_rcv): a reset, since that is never answered. The host
+    /// must have these addresses. One that stays all the same will be named where its ends are wanted.
+    static func endLeftovers(at lanes: [HoldLane], _ module: CaptureModule) throws {
+        let deadline = Deadline.after(milliseconds: 50)
+        while case let found = try leftovers(at: lanes, module), !found.isEmpty, !deadline.hasPassed {
+            for handshake in found {
                 try TCPSegment(
                     source: handshake.remote, destination: handshake.local, sequence: handshake.receiveSequence,
                     window: 0

@@ -1,11 +1,10 @@
 // Segments that a connection lacks while later ones have come already. The later ones are acknowledged (SACK, RFC
-// 2018), and
-// the kernel gives them to nobody, so that they cannot travel: the peer, who may forget them only when they are
-// acknowledged for good, would find them gone, and repeat everything after a timeout (tcp_check_sack_reneging in
+// 2018), and the kernel gives them to nobody, so that they cannot travel: the peer, who may forget them only when they
+// are acknowledged for good, would find them gone, and repeat everything after a timeout (tcp_check_sack_reneging in
 // net/ipv4/tcp_input.c). What fills the gap may still pass therefore, while everything newer waits.
 #pragma once
 
-#include <bpf/bpf_core_read.h>
+#include "segments.h"
 
 // The place of end_seq in struct tcp_skb_cb, include/net/tcp.h, behind seq.
 #define SEGMENT_END 4
@@ -30,19 +29,8 @@ static __always_inline bool fills_gap(struct __sk_buff *skb, __u32 segment, bool
     if (bpf_skb_load_bytes(skb, segment, &tcp, sizeof(tcp)))
         return false;
     struct bpf_sock_tuple tuple = {};
-    if (ipv6) {
-        bpf_skb_load_bytes(skb, ETH_HLEN + 8, tuple.ipv6.saddr, 16);
-        bpf_skb_load_bytes(skb, ETH_HLEN + 24, tuple.ipv6.daddr, 16);
-        tuple.ipv6.sport = tcp.source;
-        tuple.ipv6.dport = tcp.destination;
-    } else {
-        bpf_skb_load_bytes(skb, ETH_HLEN + 12, &tuple.ipv4.saddr, 4);
-        bpf_skb_load_bytes(skb, ETH_HLEN + 16, &tuple.ipv4.daddr, 4);
-        tuple.ipv4.sport = tcp.source;
-        tuple.ipv4.dport = tcp.destination;
-    }
-    struct bpf_sock *found = bpf_skc_lookup_tcp(
-        skb, &tuple, ipv6 ? sizeof(tuple.ipv6) : sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+    load_ends(skb, &tcp, ipv6, &tuple);
+    struct bpf_sock *found = receiver_of(skb, &tuple, ipv6);
     if (!found)
         return false;
     struct tcp_sock *socket = bpf_skc_to_tcp_sock(found);

@@ -3,6 +3,8 @@
 // Sources/Addressing/Handshakes.swift has the shapes of the map.
 #pragma once
 
+#include "segments.h"
+
 struct hold_connection {
     __u8 local[16], remote[16];
     __u16 local_port, remote_port; // host order
@@ -37,14 +39,7 @@ struct {
     __type(value, __u64);
 } hold_handshakes_until SEC(".maps");
 
-// As the kernel declares them; only names and places of fields count.
-struct sock { int unused; };
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct rb_node;
-struct rb_root { struct rb_node *rb_node; };
-struct sk_buff { char cb[48]; };
-struct tcp_sock { struct rb_root out_of_order_queue; struct sk_buff *ooo_last_skb; };
-#pragma clang attribute pop
+// As the kernel declares it.
 struct bpf_tcp_req_attrs {
     __u32 rcv_tsval, rcv_tsecr;
     __u16 mss;
@@ -53,18 +48,8 @@ struct bpf_tcp_req_attrs {
 extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struct bpf_tcp_req_attrs *attrs,
                                    int attrs__sz) __ksym;
 
-struct tcp_head {
-    __be16 source, destination;
-    __be32 sequence, acknowledgement;
-    __u8 offset, flags;
-} __attribute__((packed));
-
-enum {
-    TCP_IS_ACK = 0x10,
-    TCP_IS_SYN = 0x02,
-    TCP_IS_RST = 0x04,
-    LOOPBACK = 1, // interface index of lo, include/net/flow.h LOOPBACK_IFINDEX
-};
+// Interface index of lo, include/net/flow.h LOOPBACK_IFINDEX.
+#define LOOPBACK 1
 
 static __always_inline int assign(struct __sk_buff *skb, struct bpf_sock *listener, struct hold_handshake *shake)
 {
@@ -110,9 +95,8 @@ static __always_inline int to_loopback(struct __sk_buff *skb)
     return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
-// The peer's SYN once more: our answer is on its way and is repeated by user space until the peer has it. The
-// listener's,
-// with another sequence number, would be a second answer, and the peer would be reset by acknowledging one of them.
+// The peer's SYN once more: our answer is on its way and is repeated by user space until the peer has it. A second one
+// by the listener has another sequence number, and the peer is reset for acknowledging one of the two.
 static __always_inline int begin_or_end(struct hold_connection *key, struct hold_handshake *shake, struct tcp_head *tcp)
 {
     __u32 sequence = bpf_ntohl(tcp->sequence), flags = tcp->flags & (TCP_IS_SYN | TCP_IS_RST | TCP_IS_ACK);
@@ -134,29 +118,21 @@ static __always_inline int take_up(struct __sk_buff *skb, __u32 segment, bool ip
     struct hold_connection key = {
         .local_port = bpf_ntohs(tcp.destination), .remote_port = bpf_ntohs(tcp.source)};
     struct bpf_sock_tuple tuple = {};
-    __u32 length = ipv6 ? sizeof(tuple.ipv6) : sizeof(tuple.ipv4);
+    load_ends(skb, &tcp, ipv6, &tuple);
     if (ipv6) {
-        bpf_skb_load_bytes(skb, ETH_HLEN + 8, key.remote, 16);
-        bpf_skb_load_bytes(skb, ETH_HLEN + 24, key.local, 16);
-        __builtin_memcpy(tuple.ipv6.saddr, key.remote, 16);
-        __builtin_memcpy(tuple.ipv6.daddr, key.local, 16);
-        tuple.ipv6.sport = tcp.source;
-        tuple.ipv6.dport = tcp.destination;
+        __builtin_memcpy(key.remote, tuple.ipv6.saddr, 16);
+        __builtin_memcpy(key.local, tuple.ipv6.daddr, 16);
     } else {
         key.local[10] = key.local[11] = key.remote[10] = key.remote[11] = 0xff;
-        bpf_skb_load_bytes(skb, ETH_HLEN + 12, &key.remote[12], 4);
-        bpf_skb_load_bytes(skb, ETH_HLEN + 16, &key.local[12], 4);
-        __builtin_memcpy(&tuple.ipv4.saddr, &key.remote[12], 4);
-        __builtin_memcpy(&tuple.ipv4.daddr, &key.local[12], 4);
-        tuple.ipv4.sport = tcp.source;
-        tuple.ipv4.dport = tcp.destination;
+        __builtin_memcpy(&key.remote[12], &tuple.ipv4.saddr, 4);
+        __builtin_memcpy(&key.local[12], &tuple.ipv4.daddr, 4);
     }
     struct hold_handshake *shake = bpf_map_lookup_elem(&hold_handshakes, &key);
     if (!shake || bpf_ktime_get_ns() > shake->expires)
         return TC_ACT_UNSPEC;
     if ((tcp.flags & (TCP_IS_SYN | TCP_IS_RST)) || !(tcp.flags & TCP_IS_ACK))
         return begin_or_end(&key, shake, &tcp);
-    struct bpf_sock *found = bpf_skc_lookup_tcp(skb, &tuple, length, BPF_F_CURRENT_NETNS, 0);
+    struct bpf_sock *found = receiver_of(skb, &tuple, ipv6);
     if (!found)
         return TC_ACT_UNSPEC;
     int verdict = TC_ACT_UNSPEC;
