@@ -79,4 +79,84 @@ struct SurvivalQueueTests {
         #expect(load.output.contains(#"{"event":"end","requests":1,"failed":0}"#), "\(load.output)\(load.errorOutput)")
         try counters.expectNone()
     }
+
+    private func connections(_ host: LabHost, _ state: String, _ address: String) throws -> Int {
+        try host.run("ss", "-Htn", "state", state, "src", "[\(address)]:7000").output.split(separator: "\n").count
+    }
+
+    /// What the host's kernel remembers of the handshake, which nobody has ended there, must not stand in the way.
+    @Test(arguments: ["10.10.10.79", "fd10:10:10::79"])
+    func `A client whose handshake ended elsewhere comes back with the service`(_ address: String) throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        defer { stop(lab) }
+        try install(lab, address)
+        let client = try lab["c"]
+        let original = try MasterProcess(of: Self.unit, on: lab["a"])
+        let counters = try ClientCounters(client)
+        try client.run(
+            "nft",
+            """
+            table inet late { chain out { type filter hook output priority 0;
+            tcp dport 7000 tcp flags & (syn | ack) == ack drop; }; }
+            """)
+        defer { _ = try? client.run("nft", "delete", "table", "inet", "late", allowFailure: true) }
+        let repeated = try lab["a"].counters()["TcpExt.TCPSynRetrans"] ?? 0
+        let load = try client.spawn(lab.clientProgram("hoard"), "load", address, "7000", "1")
+        try waitUntil("the client, which believes itself connected") { load.output.contains("start") }
+        // With every SYN-ACK that it repeats, after 1, 2 and 4 s, the host waits twice as long until it looks again.
+        try waitUntil("the third SYN-ACK again", timeout: .seconds(20)) {
+            try lab["a"].counters()["TcpExt.TCPSynRetrans"] ?? 0 >= repeated + 3
+        }
+        try lab.migrate(Self.unit, from: "a", to: "b")
+        try client.run("nft", "delete", "table", "inet", "late")
+        try waitUntil("the handshake's end", timeout: .seconds(20)) {
+            try connections(lab["b"], "established", address) == 1
+        }
+        try #require(connections(lab["a"], "syn-recv", address) == 1, "the former host has forgotten the handshake")
+        try lab.migrate(Self.unit, from: "b", to: "a")
+        #expect(try connections(lab["a"], "established", address) == 1)
+        try lab["a"].run("kill", "-USR1", "\(original.pid)")
+        #expect(try load.wait(timeout: .seconds(20)).succeeded)
+        #expect(load.output.contains(#"{"event":"end","requests":1,"failed":0}"#), "\(load.output)\(load.errorOutput)")
+        try counters.expectNone()
+    }
+
+    /// The client has not got our SYN-ACK, and its second SYN waits while the service moves: it is answered once.
+    @Test(arguments: ["10.10.10.80", "fd10:10:10::80"])
+    func `A client that repeats its SYN while the service moves is answered once`(_ address: String) throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        defer { stop(lab) }
+        try install(lab, address)
+        let client = try lab["c"]
+        let original = try MasterProcess(of: Self.unit, on: lab["a"])
+        let counters = try ClientCounters(client)
+        let wire = try WireCapture(client, "tcp port 7000")
+        try client.run(
+            "nft",
+            """
+            table inet deaf { chain in { type filter hook input priority 0;
+            tcp sport 7000 tcp flags & (syn | ack) == syn | ack drop; }; }
+            """)
+        defer { _ = try? client.run("nft", "delete", "table", "inet", "deaf", allowFailure: true) }
+        let load = try client.spawn(lab.clientProgram("hoard"), "load", address, "7000", "1")
+        try waitUntil("the handshake") { try connections(lab["a"], "syn-recv", address) == 1 }
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") {
+            let before = try client.counters()["TcpExt.TCPTimeouts"] ?? 0
+            try waitUntil("the next SYN", timeout: .seconds(20)) {
+                try client.counters()["TcpExt.TCPTimeouts"] ?? 0 > before
+            }
+            try client.run("nft", "delete", "table", "inet", "deaf")
+        }
+        #expect(try move.wait(timeout: .seconds(30)).succeeded, "\(move.errorOutput)")
+        try waitUntil("the connection", timeout: .seconds(20)) {
+            try connections(lab["b"], "established", address) == 1
+        }
+        try lab["b"].run("kill", "-USR1", "\(original.pid)")
+        #expect(try load.wait(timeout: .seconds(20)).succeeded)
+        #expect(load.output.contains(#"{"event":"end","requests":1,"failed":0}"#), "\(load.output)\(load.errorOutput)")
+        try wire.finish()
+        let answers = try wire.rows("tcp.flags.syn == 1 && tcp.flags.ack == 1", "tcp.seq_raw").map { $0[0] }
+        #expect(answers.count > 1 && Set(answers).count == 1, "SYN-ACKs \(answers)")
+        try counters.expectNone(besides: "TcpExt.TCPTimeouts")
+    }
 }

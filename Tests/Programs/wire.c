@@ -110,6 +110,8 @@ int main(int argc, char **argv) {
     if (argc == 2) return without_offloads(argv[1]), 0;
     if (argc != 3) return 64;
     int64_t delay = atoi(argv[1]) * 500000LL;
+    // IPv6 addresses go with the link otherwise, ip-sysctl(rst).
+    run("echo 1 >/proc/sys/net/ipv6/conf/eth0/keep_addr_on_down");
     run("ip link set eth0 down && ip link set eth0 name far");
     int tap = open_tap();
     run("ip link set eth0 address $(ip -o link show far | sed 's/.*ether \\([^ ]*\\).*/\\1/')");
