@@ -73,10 +73,10 @@ static __always_inline struct hold_mode *mode_of(struct hold_address *address)
     return bpf_map_lookup_elem(&hold_modes, address);
 }
 
-// Drops the packet if the address is silent; not who-has and is-at while it is still answered for. The sender is not
-// told: a handshake whose SYN-ACK is said to be dropped is given up (reqsk_timer_handler in
-// net/ipv4/inet_connection_sock.c), and a connection narrows its congestion window (__tcp_transmit_skb in
-// net/ipv4/tcp_output.c).
+// Drops the packet if the address is silent; not who-has and is-at while it is still answered for. Who sends these is
+// told that they were dropped. TCP is not: the kernel gives up a handshake whose SYN-ACK is dropped
+// (reqsk_timer_handler in net/ipv4/inet_connection_sock.c), and narrows a connection's congestion window
+// (__tcp_transmit_skb in net/ipv4/tcp_output.c).
 static __always_inline int silence(struct hold_address *address, bool resolution)
 {
     struct hold_mode *mode = mode_of(address);
@@ -85,7 +85,7 @@ static __always_inline int silence(struct hold_address *address, bool resolution
     struct hold_tally *tally = bpf_map_lookup_elem(&hold_tallies, address);
     if (tally)
         __sync_fetch_and_add(&tally->silenced, 1);
-    return TC_ACT_STOLEN;
+    return resolution ? TC_ACT_SHOT : TC_ACT_STOLEN;
 }
 
 // Whether the IPv6 packet is for an address that is silent here.
@@ -243,8 +243,8 @@ int hold_egress(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     __u8 type = neighbour_discovery(skb);
     if (type == ND_ADVERTISEMENT && load_ipv6(skb, IPV6_PAYLOAD + 8, &address) &&
-        silence(&address, true) == TC_ACT_STOLEN)
-        return TC_ACT_STOLEN;
+        silence(&address, true) == TC_ACT_SHOT)
+        return TC_ACT_SHOT;
     return load_ipv6(skb, IPV6_SOURCE, &address) ? silence(&address, type != 0) : TC_ACT_UNSPEC;
 }
 
