@@ -94,7 +94,8 @@ struct SurvivalRouteTests {
         }
         try wire.finish()
         let tooBig = "icmp.code == 4 || icmpv6.type == 2"
-        #expect(try wire.rows(tooBig, "frame.number").isEmpty, "routers have to tell it anew")
+        let told = try wire.rows(tooBig, "frame.time_relative", "eth.dst", "ip.len", "ipv6.plen", "tcp.seq_raw")
+        #expect(told.isEmpty, "routers have to tell it anew: \(told)")
         try counters.expectNone()
         try finish(load)
     }

@@ -167,6 +167,11 @@ import Testing
             try Socket.shutdown(FileDescriptor(owning: dup(client)), 1)
         }
         try wait("state \(wanted)") { try serverState() == wanted }
+        if wanted != TCP.closing {
+            // What is still on its way when the cable is pulled would be lost.
+            let copy = FileDescriptor(owning: dup(client))
+            try wait("our FIN at the client") { try ![TCP.established, TCP.finWait2].contains(state(copy)) }
+        }
         try bench.isolateSource()
         let capture = OwnCapture()
         let restore = OwnRestore()

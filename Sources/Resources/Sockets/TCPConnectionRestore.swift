@@ -141,10 +141,30 @@ extension TCPConnection {
     /// What a router told the source of the path: this host would send too large segments first, which are lost. It
     /// learns for all that it sends there; connections that are made later know it from the start.
     private static func learnPath(_ record: Record, of socket: borrowing FileDescriptor) throws(KernelError) {
-        guard record.pathMTU < (try TCP.Information(of: socket).pathMTU), let mtu = UInt16(exactly: record.pathMTU),
-            mtu >= PacketTooBig.least(record.local.ipv4Bytes == nil ? AF_INET6 : AF_INET)
+        let family = record.local.ipv4Bytes == nil ? AF_INET6 : AF_INET
+        // Both headers without options.
+        let largest = record.maximumSegment + (family == AF_INET6 ? 60 : 40)
+        guard record.pathMTU < largest, record.pathMTU < (try TCP.Information(of: socket).pathMTU),
+            let mtu = UInt16(exactly: record.pathMTU), mtu >= PacketTooBig.least(family)
         else { return }
         try PacketTooBig(local: record.local, remote: record.remote, sequence: record.sendSequence, mtu: mtu).send()
+        // A socket may have asked not to believe it (IP_PMTUDISC_PROBE): routers tell it anew.
+        _ = try awaitLoopback(limit: 50_000_000) { () throws(KernelError) in
+            try TCP.Information(of: socket).pathMTU <= record.pathMTU
+        }
+    }
+
+    /// Waits until a packet sent over loopback has been dealt with: mostly before sendto(2) returns, but a busy kernel
+    /// leaves it to ksoftirqd. Says whether it was within `limit`, ns.
+    private static func awaitLoopback(
+        limit: Int64, _ isDone: () throws(KernelError) -> Bool
+    ) throws(KernelError) -> Bool {
+        let deadline = Clock.monotonic + limit
+        while try !isDone() {
+            guard Clock.monotonic < deadline else { return false }
+            sched_yield()
+        }
+        return true
     }
 
     private static func fillQueues(
@@ -218,19 +238,17 @@ extension TCPConnection {
         try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
     }
 
-    /// Segments over loopback are handled before sendto(2) returns, or right after; a state that was not reached means
-    /// that the virtual address is not on this host.
+    /// A state that was not reached means that the virtual address is not on this host.
     private static func verify(_ record: Record, _ socket: borrowing FileDescriptor) throws(KernelError) {
         var expected = record.state
         if record.finUnsent {
             expected = TCP.peerFinished.contains(record.state) ? TCP.closeWait : TCP.established
         }
-        let deadline = Clock.monotonic + 50_000_000
-        while try TCP.Information(of: socket).state != expected {
-            guard Clock.monotonic < deadline else {
-                throw KernelError(call: "sendto", object: "\(record.local) over loopback", code: .timedOut)
-            }
-            sched_yield()
+        let isReached = try awaitLoopback(limit: 1_000_000_000) { () throws(KernelError) in
+            try TCP.Information(of: socket).state == expected
+        }
+        guard isReached else {
+            throw KernelError(call: "sendto", object: "\(record.local) over loopback", code: .timedOut)
         }
     }
 
