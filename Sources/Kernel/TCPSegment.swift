@@ -36,9 +36,20 @@ public struct TCPSegment: Sendable {
     }
 
     public func send(acknowledging acknowledgement: UInt32, _ flags: Flags) throws(KernelError) {
+        try send(acknowledging: acknowledgement, flags, through: try Self.sender(isIPv4 ? AF_INET : AF_INET6))
+    }
+
+    /// A raw socket for many segments of one family: its making takes longer than a sending.
+    public static func sender(_ family: Int32) throws(KernelError) -> FileDescriptor {
+        let raw = try Socket.make(family, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
+        try Socket.setInteger(raw, 1, 36, passingMark)  // SO_MARK
+        return raw
+    }
+
+    public func send(
+        acknowledging acknowledgement: UInt32, _ flags: Flags, through raw: borrowing FileDescriptor
+    ) throws(KernelError) {
         let header = tcpHeader(acknowledgement, flags)
-        let raw = try Socket.make(isIPv4 ? AF_INET : AF_INET6, Int32(SOCK_RAW.rawValue), 255)  // IPPROTO_RAW
-        try Socket.setInteger(raw, 1, 36, Self.passingMark)  // SO_MARK
         var target =
             isIPv4
             ? SocketName.ipv4(destinationBytes, port: 0) : SocketName.ipv6(destinationBytes, port: 0)

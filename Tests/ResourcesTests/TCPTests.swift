@@ -44,7 +44,7 @@ import Testing
         try bench.connectDestination()
         restore.frozenNanoseconds = Clock.monotonic - began
         try bench.inside("b") { try restore.restoreAll() }
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         let moved = restore.socket(0)
         #expect(try receiveAll(connection.client, 300_000) == outbound)
         #expect(try receiveAll(moved, 100_000) == inbound)
@@ -74,7 +74,7 @@ import Testing
         try bench.connectDestination()
         restore.frozenNanoseconds = 100_000_000
         try bench.inside("b") { try restore.restoreAll() }
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         return (restore, record)
     }
 
@@ -139,7 +139,7 @@ import Testing
         capture.commit()
         try bench.connectDestination()
         try bench.inside("b") { try restore.restoreAll() }
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         #expect(try receiveAll(connection.client, 200_001) == pattern(200_000))
         let moved = restore.socket(0)
         try wait("fin-wait-2") { try state(moved) == TCP.finWait2 }
@@ -183,7 +183,7 @@ import Testing
         let before = try restore.take(description: 0)
         #expect(try state(before) == wanted)
         if wanted == TCP.closing { try bench.keepInput("c") }
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         let moved = restore.socket(0)
         #expect(try receiveAll(connection.client, 1) == [])
         try wait("acknowledged") { try [TCP.finWait2, TCP.closed, TCP.timeWait].contains(state(moved)) }
@@ -318,7 +318,7 @@ import Testing
         restore.frozenNanoseconds = started - began
         try bench.inside("b") { try restore.restoreAll() }
         let restored = Clock.monotonic
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         let activated = Clock.monotonic
         print(
             "200 connections: capture \((captured - began) / 200_000) µs, restore \((restored - started) / 200_000) µs,"
@@ -360,7 +360,7 @@ import Testing
         capture.commit()
         try bench.connectDestination()
         try bench.inside("b") { try restore.restoreAll() }
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         let moved = restore.socket(0)
         let peer = try Socket.accept(listener)
         try wait("connected") { try state(moved) == TCP.established }
@@ -384,7 +384,7 @@ import Testing
         restore.image.descriptions = [try capture.describe(found)]
         try bench.connectDestination()
         try bench.inside("b") { try restore.restoreAll() }
-        try restore.activateAll()
+        try bench.inside("b") { try restore.activateAll() }
         #expect(try Socket.integer(restore.socket(0), 1, 4) == ECONNABORTED)
     }
 }

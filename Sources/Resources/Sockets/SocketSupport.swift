@@ -35,6 +35,10 @@ public final class ParkedDescriptors {
         return FileDescriptor(owning: number)
     }
 
+    /// A raw socket that sends segments of `family`, kept for the next connection: no description has a negative index.
+    func parkSender(_ sender: consuming FileDescriptor, _ family: Int32) { park(sender, description: -family) }
+    func takeSender(_ family: Int32) -> FileDescriptor? { take(description: -family) }
+
     deinit {
         for number in numbers.values { _ = FileDescriptor(owning: number) }
     }

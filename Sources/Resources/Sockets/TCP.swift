@@ -32,10 +32,12 @@ enum TCP {
         var backlog: UInt32
         /// What the path is known to take, bytes of IP packet.
         var pathMTU: UInt32
+        /// Smoothed, µs; 0 if none was measured.
+        var roundTrip: UInt32
 
         init(of socket: borrowing FileDescriptor) throws(KernelError) {
             let bytes = try Socket.option(socket, SocketOption.tcp, 11, limit: 104)
-            guard bytes.count >= 64 else {
+            guard bytes.count >= 72 else {
                 throw KernelError(call: "getsockopt", object: "TCP_INFO", code: .invalidArgument)
             }
             state = bytes[0]
@@ -48,6 +50,7 @@ enum TCP {
             pending = word(24)
             backlog = word(28)
             pathMTU = word(60)
+            roundTrip = word(68)
         }
     }
 

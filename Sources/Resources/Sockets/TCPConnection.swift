@@ -36,8 +36,10 @@ enum TCPConnection: DescriptorKind {
         var receiveScale: UInt8 = 0
         /// Our timestamp clock; bit 0 says that it counts microseconds.
         var timestamp: UInt32 = 0
-        /// The peer's latest timestamp. The kernel takes it from nobody; the peer's next segment brings it.
+        /// The peer's latest timestamp.
         var timestampRecent: UInt32 = 0
+        /// As `TCP.Information` has it.
+        var roundTrip: UInt32 = 0
 
         var subject: String { "tcp \(local) ↔ \(remote)" }
     }
@@ -141,6 +143,7 @@ enum TCPConnection: DescriptorKind {
             record.sendScale = info.sendScale
             record.receiveScale = info.receiveScale
             record.pathMTU = info.pathMTU
+            record.roundTrip = info.roundTrip
             record.maximumSegment = try TCP.get(socket, TCP.maximumSegment)
             record.timestamp = try TCP.get(socket, TCP.timestamp)
             record.window = Bytes(try Socket.option(socket, SocketOption.tcp, TCP.repairWindow, limit: 20))

@@ -83,7 +83,7 @@ extension TCPConnection {
         _ record: Record, on socket: borrowing FileDescriptor, _ defaults: Defaults
     ) throws(KernelError) {
         try TCP.set(socket, TCP.repairQueue, TCP.sendQueue)
-        try TCP.set(socket, TCP.queueSequence, record.sendSequence)
+        try TCP.set(socket, TCP.queueSequence, record.firstInQueue)
         try TCP.set(socket, TCP.repairQueue, TCP.receiveQueue)
         try TCP.set(socket, TCP.queueSequence, record.receiveSequence)
         try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
@@ -174,8 +174,9 @@ extension TCPConnection {
             try TCP.set(socket, TCP.repairQueue, TCP.receiveQueue)
             try Socket.sendAll(socket, record.received.content)
         }
-        if !record.sent.isEmpty {
+        if record.carriesRoundTrip || !record.sent.isEmpty {
             try TCP.set(socket, TCP.repairQueue, TCP.sendQueue)
+            if record.carriesRoundTrip { try Socket.sendAll(socket, [0]) }
             try Socket.sendAll(socket, record.sent.content)
         }
         try TCP.set(socket, TCP.repairQueue, TCP.noQueue)
@@ -187,17 +188,15 @@ extension TCPConnection {
         let received = record.receiveSequence &+ UInt32(record.received.count)
         let window = try setWindow(record, received: received, on: socket)
         guard record.state != TCP.established else { return try stopReading(record, socket) }
-        let segment = TCPSegment(
-            source: record.remote, destination: record.local, sequence: received,
-            window: UInt16(clamping: window.sendWindow >> UInt32(record.sendScale)))
+        let segment = record.segment(sequence: received, window)
         let end = record.sendSequence &+ UInt32(record.sent.count)
         switch record.state {
         case TCP.closeWait, TCP.lastAck:
-            try segment.send(acknowledging: record.sendSequence, finish: true)
+            try segment.send(acknowledging: record.firstInQueue, finish: true)
             if record.state == TCP.lastAck && !record.finUnsent { try shutDown(socket) }
         case TCP.closing:
             if !record.finUnsent { try shutDown(socket) }
-            try segment.send(acknowledging: record.sendSequence, finish: true)
+            try segment.send(acknowledging: record.firstInQueue, finish: true)
         case TCP.finWait2:
             try shutDown(socket)
             try segment.send(acknowledging: end &+ 1, finish: false)
@@ -262,6 +261,7 @@ extension TCPConnection {
         try step(record.subject, "cannot leave repair mode") { () throws(KernelError) in
             let socket = try context.take(description: index)
             guard try TCP.get(socket, TCP.repair) != 0 else { return }
+            if record.carriesRoundTrip { try measure(record, on: socket, context.parked) }
             // With a window probe: the peer answers at once what it has received meanwhile.
             try TCP.set(socket, TCP.repair, TCP.off)
             try record.settings.applyReuse(to: socket)
@@ -269,5 +269,45 @@ extension TCPConnection {
             if record.finUnsent { try Socket.shutdown(socket, 1) }
             try record.settings.applyBuffers(to: socket)
         }
+    }
+
+    /// Gives the socket its measure of the round trip, and the peer's latest timestamp: it acknowledges the byte ahead
+    /// of its queue with an echo as old as the round trip took (RFC 7323, 4.1). Without it a segment that was lost just
+    /// before the move would be sent again after 3 s (TCP_TIMEOUT_FALLBACK) and not after a few round trips. Not in
+    /// repair mode, in which the time of a retransmission might come before that of the commit.
+    private static func measure(
+        _ record: Record, on socket: borrowing FileDescriptor, _ parked: ParkedDescriptors
+    ) throws(KernelError) {
+        guard let window = TCPRepairWindow(record.window.content) else { return }
+        let now = try TCP.get(socket, TCP.timestamp)
+        let age = now & 1 == 1 ? record.roundTrip : max(1, record.roundTrip / 1000)
+        let peerFin: UInt32 = TCP.peerFinished.contains(record.state) ? 1 : 0
+        var segment = record.segment(
+            sequence: record.receiveSequence &+ UInt32(record.received.count) &+ peerFin, window)
+        // TCPOPT_NOP twice, TCPOPT_TIMESTAMP.
+        segment.options = [record.timestampRecent, now &- age].reduce([1, 1, 8, 10]) { options, value in
+            options + withUnsafeBytes(of: value.bigEndian) { Array($0) }
+        }
+        let family = record.local.ipv4Bytes == nil ? AF_INET6 : AF_INET
+        if let sender = parked.takeSender(family) {
+            try segment.send(acknowledging: record.sendSequence, [.ack], through: sender)
+            return parked.parkSender(sender, family)
+        }
+        parked.parkSender(try TCPSegment.sender(family), family)
+        try measure(record, on: socket, parked)
+    }
+}
+
+extension TCPConnection.Record {
+    /// A byte that the peer has acknowledged long ago stands ahead of the queue until the socket lives.
+    var carriesRoundTrip: Bool { options & 1 != 0 && roundTrip > 0 && state != TCP.finWait2 }
+
+    var firstInQueue: UInt32 { sendSequence &- (carriesRoundTrip ? 1 : 0) }
+
+    /// A segment of the peer's, empty.
+    fileprivate func segment(sequence: UInt32, _ window: TCPRepairWindow) -> TCPSegment {
+        TCPSegment(
+            source: remote, destination: local, sequence: sequence,
+            window: UInt16(clamping: window.sendWindow >> UInt32(sendScale)))
     }
 }
