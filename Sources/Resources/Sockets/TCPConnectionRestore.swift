@@ -147,7 +147,7 @@ extension TCPConnection {
         guard record.pathMTU < largest, record.pathMTU < (try TCP.Information(of: socket).pathMTU),
             let mtu = UInt16(exactly: record.pathMTU), mtu >= PacketTooBig.least(family)
         else { return }
-        try PacketTooBig(local: record.local, remote: record.remote, sequence: record.sendSequence, mtu: mtu).send()
+        try PacketTooBig(local: record.local, remote: record.remote, sequence: record.firstInQueue, mtu: mtu).send()
         // A socket may have asked not to believe it (IP_PMTUDISC_PROBE): routers tell it anew.
         _ = try awaitLoopback(limit: 50_000_000) { () throws(KernelError) in
             try TCP.Information(of: socket).pathMTU <= record.pathMTU
