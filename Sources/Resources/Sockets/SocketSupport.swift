@@ -35,9 +35,13 @@ public final class ParkedDescriptors {
         return FileDescriptor(owning: number)
     }
 
-    /// A raw socket that sends segments of `family`, kept for the next connection: no description has a negative index.
-    func parkSender(_ sender: consuming FileDescriptor, _ family: Int32) { park(sender, description: -family) }
-    func takeSender(_ family: Int32) -> FileDescriptor? { take(description: -family) }
+    /// Sends a segment through a raw socket that is kept for the next one's: no description has a negative index.
+    func send(_ segment: TCPSegment, acknowledging acknowledgement: UInt32, _ family: Int32) throws(KernelError) {
+        let sender: FileDescriptor
+        if let kept = take(description: -family) { sender = kept } else { sender = try TCPSegment.sender(family) }
+        try segment.send(acknowledging: acknowledgement, [.ack], through: sender)
+        park(sender, description: -family)
+    }
 
     deinit {
         for number in numbers.values { _ = FileDescriptor(owning: number) }

@@ -141,7 +141,7 @@ extension TCPConnection {
     /// What a router told the source of the path: this host would send too large segments first, which are lost. It
     /// learns for all that it sends there; connections that are made later know it from the start.
     private static func learnPath(_ record: Record, of socket: borrowing FileDescriptor) throws(KernelError) {
-        let family = record.local.ipv4Bytes == nil ? AF_INET6 : AF_INET
+        let family = record.addressFamily
         // Both headers without options.
         let largest = record.maximumSegment + (family == AF_INET6 ? 60 : 40)
         guard record.pathMTU < largest, record.pathMTU < (try TCP.Information(of: socket).pathMTU),
@@ -273,8 +273,8 @@ extension TCPConnection {
 
     /// Gives the socket its measure of the round trip, and the peer's latest timestamp: it acknowledges the byte ahead
     /// of its queue with an echo as old as the round trip took (RFC 7323, 4.1). Without it a segment that was lost just
-    /// before the move would be sent again after 3 s (TCP_TIMEOUT_FALLBACK) and not after a few round trips. Not in
-    /// repair mode, in which the time of a retransmission might come before that of the commit.
+    /// before the move would be sent again after 3 s (TCP_TIMEOUT_FALLBACK) and not after a few round trips. Only once
+    /// the move is committed: a retransmission might come due before.
     private static func measure(
         _ record: Record, on socket: borrowing FileDescriptor, _ parked: ParkedDescriptors
     ) throws(KernelError) {
@@ -288,13 +288,7 @@ extension TCPConnection {
         segment.options = [record.timestampRecent, now &- age].reduce([1, 1, 8, 10]) { options, value in
             options + withUnsafeBytes(of: value.bigEndian) { Array($0) }
         }
-        let family = record.local.ipv4Bytes == nil ? AF_INET6 : AF_INET
-        if let sender = parked.takeSender(family) {
-            try segment.send(acknowledging: record.sendSequence, [.ack], through: sender)
-            return parked.parkSender(sender, family)
-        }
-        parked.parkSender(try TCPSegment.sender(family), family)
-        try measure(record, on: socket, parked)
+        try parked.send(segment, acknowledging: record.sendSequence, record.addressFamily)
     }
 }
 
@@ -303,6 +297,9 @@ extension TCPConnection.Record {
     var carriesRoundTrip: Bool { options & 1 != 0 && roundTrip > 0 && state != TCP.finWait2 }
 
     var firstInQueue: UInt32 { sendSequence &- (carriesRoundTrip ? 1 : 0) }
+
+    /// Of the packets: an IPv6 socket may have a peer of IPv4, ipv6(7).
+    fileprivate var addressFamily: Int32 { local.ipv4Bytes == nil ? AF_INET6 : AF_INET }
 
     /// A segment of the peer's, empty.
     fileprivate func segment(sequence: UInt32, _ window: TCPRepairWindow) -> TCPSegment {
