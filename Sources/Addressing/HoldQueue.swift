@@ -14,10 +14,10 @@ public final class HoldQueue: Sendable {
     /// Packets one address can keep waiting: 100 ms of small packets at a million a second.
     public static let defaultBound: Int32 = 100_000
     /// How many injected frames may be under way into the stack; its backlog (net.core.netdev_max_backlog) takes 1000.
-    private static let windowFrames = 256
+    static let windowFrames = 256
 
     /// One address: its tap and what was settled outside the programs.
-    private final class Lane: Sendable {
+    final class Lane: Sendable {
         let tap: TapDevice
         let nic: NetworkInterface
         let hardware: [UInt8]
@@ -29,6 +29,11 @@ public final class HoldQueue: Sendable {
             var balance: Int64 = 0
             /// Frames of ours that never came through: refused by the tap or lost behind it.
             var lost: Int64 = 0
+            /// Frames that may be on their way back into the stack. The programs count one as passed before its socket
+            /// has it, and another processor must not let a later packet pass in between.
+            var underWay: Int64 = 0
+            /// Frames given up at the bound, as last read.
+            var dropped: Int64 = 0
         }
 
         init(tap: consuming TapDevice, nic: NetworkInterface, hardware: [UInt8]) {
@@ -119,7 +124,7 @@ public final class HoldQueue: Sendable {
         let lane = try lane(address)
         try lane.state.withLock { (state) throws(AddressingError) in
             state.mode = mode
-            try publish(address, lane, state)
+            try publish(address, lane, &state)
         }
     }
 
@@ -130,7 +135,7 @@ public final class HoldQueue: Sendable {
             let frames = try takeFrames(lane, maxFrames)
             if !frames.isEmpty {
                 state.balance += Int64(frames.count)
-                try publish(address, lane, state)
+                try publish(address, lane, &state)
             }
             return frames
         }
@@ -145,27 +150,26 @@ public final class HoldQueue: Sendable {
         let lane = try lane(address)
         try lane.state.withLock { (state) throws(AddressingError) in
             state.balance -= Int64(frames.count)
-            try publish(address, lane, state)
+            try publish(address, lane, &state)
             try putBack(address, lane, frames, &state)
         }
     }
 
     /// Ends the hold: everything that waits goes on in order, then what comes passes by itself; `silent` ends too.
     ///
-    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have (which
-    /// another processor may still be carrying from the program to the socket). Only where packets come faster than
-    /// they can be put back for `catchUpMilliseconds` (a flood; TCP senders stop at their windows) do later ones
-    /// overtake; none is lost then either.
+    /// Nothing is overtaken: while draining, each packet takes a ticket and passes only when all before it have. Only
+    /// where packets come faster than they can be put back for `catchUpMilliseconds` (a flood; TCP senders stop at
+    /// their windows) do later ones overtake; none is lost then either.
     /// The hold has ended also when this throws `.releaseIncomplete`.
     public func release(_ address: VirtualAddress, catchUpMilliseconds: Int = 250) throws(AddressingError) {
         let lane = try lane(address)
         let missing = try lane.state.withLock { (state) throws(AddressingError) in
             state.mode = state.mode.subtracting(.silent).union(.drain)
-            try publish(address, lane, state)
+            try publish(address, lane, &state)
             let limit = Clock.monotonic + Int64(catchUpMilliseconds) * 1_000_000
             let first = try empty(address, lane, &state, limit: limit)
             state.mode = []
-            try publish(address, lane, state)
+            try publish(address, lane, &state)
             try waitForPacketsUnderWay()
             let rest = try empty(address, lane, &state, limit: .max)
             return (first ?? 0) + (rest ?? 0)
@@ -231,24 +235,32 @@ extension HoldQueue {
         return lane
     }
 
-    private func publish(
+    /// Tells the programs the mode, and which tickets are accounted for.
+    func publish(
+        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State
+    ) throws(AddressingError) {
+        state.dropped = Int64(clamping: try dropped(lane))
+        try publishAsCounted(address, lane, state)
+    }
+
+    /// The same without asking the tap anew, which takes longer than a packet.
+    func publishAsCounted(
         _ address: VirtualAddress, _ lane: Lane, _ state: Lane.State
     ) throws(AddressingError) {
-        let dropped = Int64(clamping: try dropped(lane))
         try kernel { () throws(KernelError) in
             try programs.modes.set(
                 HoldAddress(address),
                 to: HoldModeRecord(
                     flags: state.mode.rawValue, tap: lane.tap.interface.index,
-                    settled: state.balance + state.lost + dropped))
+                    settled: state.balance + state.lost + state.dropped - state.underWay))
         }
     }
 
-    private func dropped(_ lane: Lane) throws(AddressingError) -> UInt64 {
+    func dropped(_ lane: Lane) throws(AddressingError) -> UInt64 {
         try RouteSocket().droppedOnTransmit(lane.tap.interface)
     }
 
-    private func tally(
+    func tally(
         _ address: VirtualAddress
     ) throws(AddressingError) -> HoldTallyRecord {
         let tally = try kernel { () throws(KernelError) in
@@ -268,130 +280,6 @@ extension HoldQueue {
             _ = poll(nil, 0, 10)
         } catch {
             throw .kernel(error)
-        }
-    }
-
-    /// Reads one waiting frame into `buffer`; nil when none waits.
-    private func readFrame(_ lane: Lane, _ buffer: UnsafeMutableRawBufferPointer) throws(AddressingError) -> Int? {
-        do throws(KernelError) {
-            return try systemCall("read", on: lane.tap.interface.name) {
-                read(lane.tap.descriptor.raw, buffer.baseAddress, buffer.count)
-            }
-        } catch  where error.code == .again {
-            return nil
-        } catch {
-            throw .kernel(error)
-        }
-    }
-
-    /// Writes one frame to the tap, from whose ingress it goes to the NIC's. False if the tap refuses it: offloads that
-    /// contradict the packet, as lost as on a bad wire.
-    private func writeFrame(_ lane: Lane, _ bytes: UnsafeRawBufferPointer) throws(AddressingError) -> Bool {
-        do throws(KernelError) {
-            try systemCall("write", on: lane.tap.interface.name) {
-                write(lane.tap.descriptor.raw, bytes.baseAddress, bytes.count)
-            }
-            return true
-        } catch  where error.code == .invalidArgument {
-            return false
-        } catch {
-            throw .kernel(error)
-        }
-    }
-
-    private func takeFrames(_ lane: Lane, _ count: Int) throws(AddressingError) -> [HeldFrame] {
-        var frames: [HeldFrame] = []
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 8)
-        defer { buffer.deallocate() }
-        while frames.count < count, let length = try readFrame(lane, buffer) {
-            frames.append(HeldFrame(bytes: [UInt8](buffer[..<length])))
-        }
-        return frames
-    }
-
-    /// Puts frames from elsewhere back, a window at a time.
-    private func putBack(
-        _ address: VirtualAddress, _ lane: Lane, _ frames: [HeldFrame], _ state: inout Lane.State
-    ) throws(AddressingError) {
-        // What this host sent itself comes back by lo.
-        let own = frames.isEmpty ? [] : Set(try AddressManager().list().map(\.address.bytes))
-        var index = 0
-        while index < frames.count {
-            let before = try tally(address).passed
-            let piece = frames[index..<min(index + Self.windowFrames, frames.count)]
-            var written = 0
-            for frame in piece {
-                let isOwn = own.contains(Array(frame.source))
-                let bytes = frame.addressed(to: isOwn ? HeldFrame.loopback : lane.hardware)
-                let failure: AddressingError? = bytes.withUnsafeBytes { bytes in
-                    do throws(AddressingError) {
-                        if try writeFrame(lane, bytes) { written += 1 }
-                        return nil
-                    } catch {
-                        return error
-                    }
-                }
-                if let failure { throw failure }
-            }
-            try settle(address, lane, &state, before: before, written: written, tried: piece.count)
-            index += piece.count
-        }
-    }
-
-    /// Puts up to a window of what waits here back; returns how many frames there were.
-    private func pump(
-        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State, _ buffer: UnsafeMutableRawBufferPointer
-    ) throws(AddressingError) -> Int {
-        let before = try tally(address).passed
-        var tried = 0
-        var written = 0
-        while tried < Self.windowFrames, let length = try readFrame(lane, buffer) {
-            tried += 1
-            if try writeFrame(lane, UnsafeRawBufferPointer(rebasing: buffer[..<length])) { written += 1 }
-        }
-        if tried > 0 { try settle(address, lane, &state, before: before, written: written, tried: tried) }
-        return tried
-    }
-
-    /// Waits until the programs have seen what was written pass, which takes microseconds; 100 ms bound the wait.
-    private func settle(
-        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State, before: UInt64, written: Int, tried: Int
-    ) throws(AddressingError) {
-        let expected = before + UInt64(written)
-        let end = Clock.monotonic + 100_000_000
-        var reached = try tally(address).passed
-        while reached < expected && Clock.monotonic < end {
-            sched_yield()
-            reached = try tally(address).passed
-        }
-        state.lost += Int64(tried - written) + Int64(expected - min(expected, reached))
-        if tried > written || reached < expected { try publish(address, lane, state) }
-    }
-
-    /// Puts back what waits until every ticket is accounted for. Returns how many are not, after 200 ms in which
-    /// nothing more came; or nil when packets came faster than they could be put back until `limit` (CLOCK_MONOTONIC).
-    private func empty(
-        _ address: VirtualAddress, _ lane: Lane, _ state: inout Lane.State, limit: Int64
-    ) throws(AddressingError) -> Int64? {
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 8)
-        defer { buffer.deallocate() }
-        var end = Clock.monotonic + 200_000_000
-        while true {
-            if try pump(address, lane, &state, buffer) > 0 {
-                end = Clock.monotonic + 200_000_000
-                if Clock.monotonic > limit { return nil }
-                continue
-            }
-            try publish(address, lane, state)
-            let tally = try tally(address)
-            let settled = state.balance + state.lost + Int64(clamping: try dropped(lane))
-            let missing = Int64(clamping: tally.tickets) - Int64(clamping: tally.passed) - settled
-            if missing <= 0 { return 0 }
-            guard Clock.monotonic < end else {
-                state.lost += missing
-                return missing
-            }
-            sched_yield()
         }
     }
 }
