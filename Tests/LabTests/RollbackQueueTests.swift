@@ -56,7 +56,7 @@ struct RollbackQueueTests {
         let lab = try RollbackLab("queue-killed")
         let (pid, clients) = try start(lab)
         let a = try lab["a"]
-        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.captured", on: "a") {
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.captured", on: "a") { _ in
             try a.run("kill", "-KILL", lab.property("MainPID", of: "mobilityd", on: "a"))
         }
         #expect(try !move.wait(timeout: .seconds(20)).succeeded)

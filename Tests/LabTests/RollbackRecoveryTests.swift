@@ -11,15 +11,11 @@ struct RollbackRecoveryTests {
 
     /// Ends the source's daemon while the service is frozen, with `before` done ahead of the next one's start.
     private func endDaemon(_ lab: RollbackLab, before: String = "true") throws {
-        let a = try lab["a"]
-        let daemon = try lab.property("MainPID", of: "mobilityd", on: "a")
-        let move = try lab.beginMove(from: "a", to: "b")
-        try waitUntil("the frozen service", timeout: .seconds(20), interval: .milliseconds(1)) {
-            try a.run("cat", "/sys/fs/cgroup/system.slice/\(RollbackLab.unit)/moving/cgroup.events", allowFailure: true)
-                .output.contains("frozen 1")
+        var daemon = ""
+        let move = try lab.holdMove(from: "a", to: "b", at: "source.frozen", on: "a") { _ in
+            daemon = try lab.property("MainPID", of: "mobilityd", on: "a")
+            try lab["a"].run("sh", "-c", "\(before); kill -KILL \(daemon)")
         }
-        // Stopped first, it starts again only when it is told to.
-        try a.run("sh", "-c", "kill -STOP \(daemon); \(before); kill -KILL \(daemon)")
         _ = try move.wait(timeout: .seconds(30))
         try waitUntil("the next mobilityd on a", timeout: .seconds(20), interval: .milliseconds(50)) {
             try lab.property("ActiveState", of: "mobilityd", on: "a") == "active"
@@ -35,7 +31,7 @@ struct RollbackRecoveryTests {
 
     @Test func `A daemon that ends before the commit leaves a service that runs on`() throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("crash", megabytes: 300)
+        let lab = try RollbackLab("crash")
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
         try endDaemon(lab)
@@ -47,7 +43,7 @@ struct RollbackRecoveryTests {
 
     @Test func `A move in doubt is asked about, and rolled back when the destination has not committed`() throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("doubt", megabytes: 300)
+        let lab = try RollbackLab("doubt")
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
         try endDaemon(lab, before: "echo in-doubt some-move b > \(Self.record)")
@@ -60,7 +56,7 @@ struct RollbackRecoveryTests {
 
     @Test func `A move in doubt stays frozen until the destination answers, and ends here when it committed`() throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("given", megabytes: 300)
+        let lab = try RollbackLab("given")
         let pid = try lab.start(on: "a")
         let a = try lab["a"]
         // What a destination that has committed has on record; and a wire that is cut before the question.
@@ -84,7 +80,7 @@ struct RollbackRecoveryTests {
         choice: String
     ) throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("resolve", megabytes: 300)
+        let lab = try RollbackLab("resolve")
         let pid = try lab.start(on: "a")
         let a = try lab["a"]
         let talk = try lab.connect()

@@ -47,7 +47,7 @@ struct RollbackRestartTests {
         if skippedWithoutRoot() { return }
         let lab = try RollbackLab("mortal")
         let pid = try start(lab, restart: "on-failure")
-        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") {
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") { _ in
             try lab["a"].run("kill", "-KILL", "\(pid)")
         }
         #expect(try !move.wait(timeout: .seconds(30)).succeeded)
@@ -60,7 +60,7 @@ struct RollbackRestartTests {
         if skippedWithoutRoot() { return }
         let lab = try RollbackLab("mortal-there")
         let pid = try start(lab, restart: "always")
-        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "destination.committed-sent", on: "b") {
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "destination.committed-sent", on: "b") { _ in
             try lab["b"].run("kill", "-KILL", "\(pid)")
         }
         _ = try move.wait(timeout: .seconds(30))
@@ -72,13 +72,13 @@ struct RollbackRestartTests {
         let lab = try RollbackLab("mortal-no")
         let pid = try start(lab, restart: "no")
         let a = try lab["a"]
-        var move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") {
+        var move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") { _ in
             try a.run("kill", "-KILL", "\(pid)")
         }
         #expect(try !move.wait(timeout: .seconds(30)).succeeded)
         try expectEnded(lab)
         let second = try start(lab, restart: "always")
-        move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") {
+        move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") { _ in
             try a.run("systemctl", "stop", "--no-block", Self.unit)
             try a.run("kill", "-KILL", "\(second)")
         }

@@ -67,12 +67,12 @@ struct RollbackTests {
 
     @Test func `A stop of the arriving unit at the destination rolls back`() throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("stopped", megabytes: 300)
+        let lab = try RollbackLab("stopped")
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
-        let move = try lab.beginMove(from: "a", to: "b")
-        try lab.awaitArrival(on: "b")
-        try lab["b"].run("systemctl", "stop", RollbackLab.unit)
+        let move = try lab.holdMove(from: "a", to: "b", at: "destination.pages", on: "b") { _ in
+            try lab["b"].run("systemctl", "stop", "--no-block", RollbackLab.unit)
+        }
         #expect(try !move.wait(timeout: .seconds(60)).succeeded, "\(move.output)")
         try lab.expectUndisturbed(on: "a", not: "b", pid: pid, talk: talk)
         try lab.expectMove(from: "a", to: "b", pid: pid)
@@ -81,13 +81,14 @@ struct RollbackTests {
 
     @Test func `The end of the destination's daemon in mid-move rolls back`() throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("killed", megabytes: 300)
+        let lab = try RollbackLab("killed")
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
-        let move = try lab.beginMove(from: "a", to: "b")
-        try lab.awaitArrival(on: "b")
-        let daemon = try lab.property("MainPID", of: "mobilityd", on: "b")
-        try lab["b"].run("kill", "-KILL", daemon)
+        var daemon = ""
+        let move = try lab.holdMove(from: "a", to: "b", at: "destination.pages", on: "b") { _ in
+            daemon = try lab.property("MainPID", of: "mobilityd", on: "b")
+            try lab["b"].run("kill", "-KILL", daemon)
+        }
         #expect(try !move.wait(timeout: .seconds(60)).succeeded, "\(move.output)")
         try waitUntil("mobilityd on b") {
             try lab.property("ActiveState", of: "mobilityd", on: "b") == "active"
@@ -103,9 +104,9 @@ struct RollbackTests {
         let lab = try RollbackLab("cable", megabytes: 300)
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
-        let move = try lab.beginMove(from: "a", to: "b")
-        try lab.awaitArrival(on: "b")
-        try lab.lab.link("b", up: false)
+        let move = try lab.holdMove(from: "a", to: "b", at: "destination.pages", on: "b") { _ in
+            try lab.lab.link("b", up: false)
+        }
         #expect(try !move.wait(timeout: .seconds(90)).succeeded, "\(move.output)")
         try talk.awaitProgress(timeout: .seconds(20))
         try lab.lab.link("b", up: true)
@@ -116,19 +117,22 @@ struct RollbackTests {
 
     @Test func `A move can be cancelled until it commits`() throws {
         if skippedWithoutRoot() { return }
-        let lab = try RollbackLab("cancel", megabytes: 300)
+        let lab = try RollbackLab("cancel")
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
         let a = try lab["a"]
         for way in ["mobilityctl", "busctl"] {
-            let id = try a.run("mobilityctl", "migrate", "--no-block", RollbackLab.unit, "b").trimmed
-            try lab.awaitArrival(on: "b")
-            if way == "mobilityctl" {
-                try a.run("mobilityctl", "cancel", id)
-            } else {
-                try a.run(
-                    "busctl", "call", "org.mobilityd1", "/org/mobilityd1/migration/\(id)", "org.mobilityd1.Migration",
-                    "Cancel")
+            var id = ""
+            try lab.holdMove(from: "a", to: "b", options: ["--no-block"], at: "destination.pages", on: "b") { move in
+                try move.wait(timeout: .seconds(5))
+                id = move.output.split(whereSeparator: \.isWhitespace).first.map(String.init) ?? ""
+                if way == "mobilityctl" {
+                    try a.run("mobilityctl", "cancel", id)
+                } else {
+                    try a.run(
+                        "busctl", "call", "org.mobilityd1", "/org/mobilityd1/migration/\(id)",
+                        "org.mobilityd1.Migration", "Cancel")
+                }
             }
             let ended = try a.run("mobilityctl", "wait", id, allowFailure: true)
             #expect(ended.status == .exited(15), "\(ended.errorOutput)")
@@ -158,17 +162,5 @@ extension RollbackLab {
     func evict(_ pid: Int, on host: String, _ occupant: LabProcess) throws {
         try lab[host].run("kill", "-KILL", "\(pid)")
         try occupant.wait(timeout: .seconds(5))
-    }
-
-    /// A move that is left running.
-    func beginMove(from source: String, to destination: String) throws -> LabProcess {
-        try lab[source].spawn("mobilityctl", "migrate", Self.unit, destination)
-    }
-
-    /// Waits until the destination has begun to change something for the unit.
-    func awaitArrival(on host: String) throws {
-        try waitUntil("arrival of the unit at \(host)", timeout: .seconds(20), interval: .milliseconds(1)) {
-            try property("ActiveState", on: host).hasPrefix("activ")
-        }
     }
 }

@@ -11,7 +11,7 @@ struct SurvivalOnwardTests {
         let pid = try lab.start(on: "a")
         let talk = try lab.connect()
         var onward: LabProcess?
-        let move = try lab.holdMove(from: "a", to: "b", at: "destination.settling", on: "b") {
+        let move = try lab.holdMove(from: "a", to: "b", at: "destination.settling", on: "b") { _ in
             let process = try lab["b"].spawn("mobilityctl", "migrate", RollbackLab.unit, "a")
             try waitUntil("the move onward, or its refusal") {
                 try !process.isRunning || lab.log(on: "b").contains("migration of \(RollbackLab.unit) to a begins")

@@ -130,7 +130,7 @@ struct SurvivalQueueTests {
         defer { try? loseNothing(client) }
         let load = try client.spawn(lab.clientProgram("hoard"), "load", address, "7000", "1")
         try waitUntil("the handshake") { try connections(lab["a"], "syn-recv", address) == 1 }
-        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") {
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") { _ in
             let before = try client.counters()["TcpExt.TCPTimeouts"] ?? 0
             try waitUntil("the next SYN", timeout: .seconds(20)) {
                 try client.counters()["TcpExt.TCPTimeouts"] ?? 0 > before

@@ -112,7 +112,7 @@ struct SurvivalRouteTests {
         let load = try transfer(lab, "down", address)
         defer { load.kill() }
         let wire = try WireCapture(lab["r"], "icmp or icmp6")
-        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") {
+        let move = try lab.holdMove(of: Self.unit, from: "a", to: "b", at: "source.frozen", on: "a") { _ in
             try lab["r"].run("ip", "link", "set", "eth1", "mtu", "1300")
         }
         #expect(try move.wait().succeeded, "\(move.errorOutput)")

@@ -132,7 +132,7 @@ struct SurvivalWireTests {
         }
         try lab.migrate(unit, from: "a", to: "b")
         try expectOwner("b")
-        let move = try lab.holdMove(of: unit, from: "b", to: "a", at: "source.frozen", on: "b") {
+        let move = try lab.holdMove(of: unit, from: "b", to: "a", at: "source.frozen", on: "b") { _ in
             try Poll.pause(milliseconds: 300)  // the length of the freeze
         }
         #expect(try move.wait().succeeded, "\(move.errorOutput)")
