@@ -3,14 +3,6 @@ import CNetlink
 import Glibc
 import Kernel
 
-/// One address of one interface as the kernel lists it.
-public struct InterfaceAddress: Hashable, Sendable {
-    public let interfaceIndex: Int32
-    public let interface: String
-    /// The address with the prefix length it was added with.
-    public let address: VirtualAddress
-}
-
 /// Adds and removes virtual addresses in the calling thread's network namespace, through rtnetlink(7). Blocking.
 public struct AddressManager: Sendable {
     /// Marks our addresses (IFA_PROTO, kernel ≥ 5.18), so that an administrator sees whose they are.
@@ -19,11 +11,12 @@ public struct AddressManager: Sendable {
     public init() {}
 
     /// All addresses of the namespace.
-    public func list() throws(AddressingError) -> [InterfaceAddress] {
+    public func list() throws(AddressingError) -> AddressTable {
         let socket = try RouteSocket()
         var cache: OpaquePointer?
         try socket.check(rtnl_addr_alloc_cache(socket.handle, &cache), "list", "addresses")
         defer { nl_cache_free(cache) }
+        var names: [Int32: String] = [:]
         var found: [InterfaceAddress] = []
         var object = nl_cache_get_first(cache)
         while let current = object {
@@ -35,31 +28,32 @@ public struct AddressManager: Sendable {
             }
             let index = rtnl_addr_get_ifindex(current)
             // An interface may go between the listing and here; its addresses went with it.
-            guard let interface = try? NetworkInterface(index: index) else { continue }
-            found.append(InterfaceAddress(interfaceIndex: index, interface: interface.name, address: address))
+            guard let name = names[index] ?? (try? NetworkInterface(index: index))?.name else { continue }
+            names[index] = name
+            found.append(InterfaceAddress(interfaceIndex: index, interface: name, address: address))
         }
-        return found
-    }
-
-    /// The interface for `address`: the named one, else the one with a subnet that contains it (longest prefix wins).
-    public func interface(for address: VirtualAddress, named name: String? = nil) throws(AddressingError)
-        -> NetworkInterface
-    {
-        if let name { return try kernel { () throws(KernelError) in try NetworkInterface(named: name) } }
-        let subnets = try list().filter { $0.address.prefix < $0.address.family.bits }
-        let fitting = subnets.filter { address.sharesPrefix(with: $0.address.bytes, bits: $0.address.prefix) }
-        guard let best = fitting.max(by: { $0.address.prefix < $1.address.prefix }) else {
-            throw .noSubnet(address: address, seen: subnets.map { "\($0.address) on \($0.interface)" })
-        }
-        return try kernel { () throws(KernelError) in try NetworkInterface(index: best.interfaceIndex) }
+        return AddressTable(found)
     }
 
     /// Whether the interface holds exactly the address as `add` makes it.
     public func isPresent(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) -> Bool {
-        try list().contains {
-            $0.interfaceIndex == interface.index && $0.address.bytes == address.bytes
-                && $0.address.prefix == address.family.bits
+        try list().contains(address, on: interface)
+    }
+
+    /// Adds those that are not there; returns which these were. All or, when it throws, none of them.
+    @discardableResult
+    public func add(_ places: [(VirtualAddress, NetworkInterface)]) throws(AddressingError)
+        -> [(VirtualAddress, NetworkInterface)]
+    {
+        let present = try list()
+        let absent = places.filter { !present.contains($0.0, on: $0.1) }
+        for (index, place) in absent.enumerated() {
+            do throws(AddressingError) { try add(place.0, to: place.1) } catch {
+                try? remove(Array(absent[..<index]))
+                throw error
+            }
         }
+        return absent
     }
 
     /// Adds the address alone (/32 or /128) and without a route, so that the host's own subnet route serves its
@@ -89,12 +83,25 @@ public struct AddressManager: Sendable {
     /// Removes the address as `add` makes it, never another of the same bytes and a different prefix length. One that
     /// is not there is fine: release must be repeatable.
     public func remove(_ address: VirtualAddress, from interface: NetworkInterface) throws(AddressingError) {
-        guard try isPresent(address, on: interface) else { return }
+        try remove([(address, interface)])
+    }
+
+    /// Removes several; one that cannot be removed does not keep the others.
+    public func remove(_ places: [(VirtualAddress, NetworkInterface)]) throws(AddressingError) {
+        let present = try list()
         let socket = try RouteSocket()
-        let request = try RouteAddress(address, interface)
-        let answer = rtnl_addr_delete(socket.handle, request.handle, 0)
-        if answer < 0, try !isPresent(address, on: interface) { return }
-        try socket.check(answer, "remove", "\(address.text) from \(interface.name)")
+        var failure: AddressingError?
+        for (address, interface) in places where present.contains(address, on: interface) {
+            do throws(AddressingError) {
+                let request = try RouteAddress(address, interface)
+                let answer = rtnl_addr_delete(socket.handle, request.handle, 0)
+                if answer < 0, try !isPresent(address, on: interface) { continue }
+                try socket.check(answer, "remove", "\(address.text) from \(interface.name)")
+            } catch {
+                failure = failure ?? error
+            }
+        }
+        if let failure { throw failure }
     }
 }
 

@@ -9,32 +9,38 @@ import Synchronization
 /// What takes time is making and closing the packet socket, which waits for a grace period of RCU (packet_release in
 /// net/packet/af_packet.c), 20 ms here: who has none to lose makes this beforehand and lets it go afterwards.
 public final class Announcement: Sendable {
-    private let socket: PacketSocket
-    private let frames: [[UInt8]]
+    private let addresses: [(VirtualAddress, LinkSocket)]
 
-    public init(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
-        do throws(KernelError) {
-            frames = OwnershipFrames.announcements(address, from: try interface.hardwareAddress())
-            socket = try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(address))
-        } catch {
-            throw .kernel(error)
+    /// For all addresses of a service: a socket an interface and family.
+    public init(_ places: [(VirtualAddress, NetworkInterface)]) throws(AddressingError) {
+        var links: [LinkSocket.Key: LinkSocket] = [:]
+        var addresses: [(VirtualAddress, LinkSocket)] = []
+        for (address, interface) in places {
+            let key = LinkSocket.Key(address, on: interface)
+            let link: LinkSocket
+            if let known = links[key] { link = known } else { link = try LinkSocket(address, on: interface) }
+            links[key] = link
+            addresses.append((address, link))
         }
+        self.addresses = addresses
     }
 
-    /// Sends it, in microseconds.
+    /// Sends it, in microseconds an address.
     public func send() throws(AddressingError) {
-        try kernel { () throws(KernelError) in
-            for frame in frames { try socket.send(frame) }
+        var pace = FramePace()
+        for (address, link) in addresses {
+            try link.announce(address)
+            pace.step()
         }
     }
 
     /// Makes and sends one announcement.
     public static func once(_ address: VirtualAddress, on interface: NetworkInterface) throws(AddressingError) {
-        try Announcement(address, on: interface).send()
+        try Announcement([(address, interface)]).send()
     }
 }
 
-/// Repeats an announcement on a schedule, from a thread of its own, until the schedule or the ownership ends.
+/// Repeats announcements on a schedule, all from one thread, until an address's schedule or its ownership ends.
 ///
 /// Repetition matters: a client ignores a change that follows another too soon (net.ipv4.neigh.*.locktime), and a
 /// frame may be lost. The thread is in the network namespace of the thread that made the announcer.
@@ -42,41 +48,113 @@ public final class Announcer: Sendable {
     /// Milliseconds after the start.
     public static let defaultSchedule = [0, 50, 200, 1000, 5000]
 
-    private let lastFailure: Shared
+    private let speaker: Speaker
     private let thread: StoppableThread
 
-    private final class Shared: Sendable {
-        let failure = Mutex<AddressingError?>(nil)
+    public init() throws(AddressingError) {
+        let speaker = try Speaker()
+        self.speaker = speaker
+        thread = try StoppableThread("announcer") { speaker.run(stop: $0) }
     }
 
-    /// Starts to announce.
-    public init(
-        _ address: VirtualAddress, on interface: NetworkInterface, schedule: [Int] = Announcer.defaultSchedule
+    /// Announces the addresses at these moments, milliseconds from now; an earlier schedule of any of them ends.
+    public func announce(
+        _ places: [(VirtualAddress, NetworkInterface)], schedule: [Int] = Announcer.defaultSchedule
     ) throws(AddressingError) {
-        let shared = Shared()
-        lastFailure = shared
-        let start = Clock.monotonic
-        thread = try StoppableThread("announcer") { stop in
-            for moment in schedule.sorted() {
-                var entry = pollfd(fd: stop, events: Int16(POLLIN), revents: 0)
-                while true {
-                    let left = (start - Clock.monotonic) / 1_000_000 + Int64(moment)
-                    let ready = poll(&entry, 1, Int32(clamping: max(0, left)))
-                    if ready > 0 { return }
-                    if ready == 0 || ck_errno() != EINTR { break }
-                }
-                do throws(AddressingError) {
-                    try Announcement.once(address, on: interface)
-                } catch {
-                    shared.failure.withLock { $0 = error }
-                }
-            }
-        }
+        try speaker.add(places, schedule)
     }
 
     /// The last send that failed, if any did.
-    public var failure: AddressingError? { lastFailure.failure.withLock { $0 } }
+    public var failure: AddressingError? { speaker.state.withLock { $0.failure } }
 
-    /// Stops at once: when this returns, nothing more is sent. Repeatable.
+    /// Stops at once: when this returns, nothing more is sent for these. Repeatable.
+    public func cancel(_ addresses: [VirtualAddress]) { speaker.remove(addresses) }
+
+    /// Stops all, and the thread. Repeatable.
     public func cancel() { thread.cancel() }
+}
+
+/// What the thread of an `Announcer` does.
+private final class Speaker: Sendable {
+    struct Pending {
+        let address: VirtualAddress
+        let link: LinkSocket
+        /// CLOCK_MONOTONIC, ns, the next one last.
+        var moments: [Int64]
+    }
+
+    struct State {
+        var pending: [[UInt8]: Pending] = [:]
+        var failure: AddressingError?
+    }
+
+    /// Held while something is sent.
+    let state = Mutex(State())
+    /// An eventfd(2) by which the thread hears of a schedule.
+    private let changed: FileDescriptor
+
+    init() throws(AddressingError) {
+        changed = FileDescriptor(
+            owning: try kernel { () throws(KernelError) in
+                try systemCall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)) }
+            })
+    }
+
+    func add(_ places: [(VirtualAddress, NetworkInterface)], _ schedule: [Int]) throws(AddressingError) {
+        let now = Clock.monotonic
+        let moments = schedule.sorted(by: >).map { now + Int64($0) * 1_000_000 }
+        var links: [LinkSocket.Key: LinkSocket] = [:]
+        for (address, interface) in places {
+            let key = LinkSocket.Key(address, on: interface)
+            let link: LinkSocket
+            if let known = links[key] { link = known } else { link = try LinkSocket(address, on: interface) }
+            links[key] = link
+            state.withLock { state in
+                state.pending[address.bytes] = Pending(address: address, link: link, moments: moments)
+            }
+        }
+        var one: UInt64 = 1
+        _ = write(changed.raw, &one, 8)
+    }
+
+    func remove(_ addresses: [VirtualAddress]) {
+        // Closed outside the lock: that waits for a grace period of RCU.
+        let gone = state.withLock { state in
+            addresses.compactMap { state.pending.removeValue(forKey: $0.bytes) }
+        }
+        withExtendedLifetime(gone) {}
+    }
+
+    func run(stop: Int32) {
+        while true {
+            let next = state.withLock { $0.pending.values.compactMap(\.moments.last).min() }
+            let wait = next.map { Int32(clamping: max(0, ($0 - Clock.monotonic + 999_999) / 1_000_000)) } ?? -1
+            var entries = [stop, changed.raw].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+            _ = poll(&entries, 2, wait)
+            if entries[0].revents != 0 { return }
+            if entries[1].revents != 0 { _ = try? changed.read(upTo: 8) }
+            speak()
+        }
+    }
+
+    /// Sends what is due.
+    private func speak() {
+        // Closed outside the lock, as in `remove`.
+        var done: [Pending] = []
+        var pace = FramePace()
+        for key in state.withLock({ Array($0.pending.keys) }) {
+            // One at a time: who cancels need not wait for all.
+            let hasSpoken = state.withLock { state in
+                guard let entry = state.pending[key], let due = entry.moments.last, due <= Clock.monotonic else {
+                    return false
+                }
+                do throws(AddressingError) { try entry.link.announce(entry.address) } catch { state.failure = error }
+                state.pending[key]?.moments.removeLast()
+                if entry.moments.count == 1, let last = state.pending.removeValue(forKey: key) { done.append(last) }
+                return true
+            }
+            if hasSpoken { pace.step() }
+        }
+        withExtendedLifetime(done) {}
+    }
 }

@@ -42,22 +42,24 @@ public struct ConflictProbe: Sendable {
 
     /// The addresses of one family, and the socket on which they are asked for.
     private final class Channel {
-        private let addresses: [VirtualAddress]
+        private let addresses: [[UInt8]: VirtualAddress]
         private let socket: PacketSocket
 
         init(
             _ addresses: [VirtualAddress], _ first: VirtualAddress, _ interface: NetworkInterface
         ) throws(AddressingError) {
-            self.addresses = addresses
+            self.addresses = Dictionary(addresses.map { ($0.bytes, $0) }) { first, _ in first }
             socket = try kernel { () throws(KernelError) in
                 try PacketSocket(interface: interface, etherType: OwnershipFrames.etherType(first))
             }
         }
 
         func ask(from own: [UInt8]) throws(AddressingError) {
-            for address in addresses {
+            var pace = FramePace()
+            for address in addresses.values {
                 let question = OwnershipFrames.probe(address, from: own)
                 try kernel { () throws(KernelError) in try socket.send(question) }
+                pace.step()
             }
         }
 
@@ -69,10 +71,8 @@ public struct ConflictProbe: Sendable {
                 let left = max(0, (end - Clock.monotonic + 999_999) / 1_000_000)
                 let frame = try kernel { () throws(KernelError) in try socket.receive(milliseconds: Int32(left)) }
                 guard let frame else { return nil }
-                for address in addresses {
-                    if let holder = OwnershipFrames.claimant(address, in: frame, besides: own) {
-                        return (address, holder)
-                    }
+                if let claim = OwnershipFrames.claim(in: frame, besides: own), let address = addresses[claim.address] {
+                    return (address, claim.hardware)
                 }
             }
         }

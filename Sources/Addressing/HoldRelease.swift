@@ -47,7 +47,7 @@ extension HoldQueue {
         _ address: VirtualAddress, _ lane: Lane, _ frames: [HeldFrame], _ state: inout Lane.State
     ) throws(AddressingError) {
         // What this host sent itself comes back by lo.
-        let own = frames.isEmpty ? [] : Set(try AddressManager().list().map(\.address.bytes))
+        let own = frames.isEmpty ? [] : Set(try AddressManager().list().addresses.map(\.address.bytes))
         var index = 0
         while index < frames.count {
             let before = try tally(address).passed

@@ -33,34 +33,38 @@ enum OwnershipFrames {
         return [neighbourFrame(message, source: address.bytes, destination: allNodes, from: hardware)]
     }
 
-    /// The hardware address of whoever owns, or wants, the address according to this frame; nil if it is ours or the
-    /// frame is about something else.
-    static func claimant(_ address: VirtualAddress, in frame: [UInt8], besides own: [UInt8]) -> [UInt8]? {
-        let source = Array(frame.dropFirst(6).prefix(6))
-        guard frame.count >= 42, source != own else { return nil }
-        if address.family == .ipv4 {
-            guard frame[12] == 8, frame[13] == 6, Array(frame[14..<20]) == [0, 1, 8, 0, 6, 4] else { return nil }
-            let hardware = Array(frame[22..<28])
-            let sender = Array(frame[28..<32])
-            let isProbe = sender == [0, 0, 0, 0] && Array(frame[38..<42]) == address.bytes
-            return hardware != own && (sender == address.bytes || isProbe) ? hardware : nil
-        }
-        guard frame.count >= 78, frame[12] == 0x86, frame[13] == 0xdd, frame[20] == 58,
-            Array(frame[62..<78]) == address.bytes
-        else { return nil }
-        let isProbe = frame[54] == 135 && frame[22..<38].allSatisfy { $0 == 0 }
-        return frame[54] == 136 || isProbe ? source : nil
+    /// What somebody else says about an address.
+    struct Claim: Equatable {
+        let address: [UInt8]
+        let hardware: [UInt8]
+        /// He asks whether he may have it, and does not have it yet.
+        let isProbe: Bool
     }
 
-    /// Lets only frames through in which the address's owner speaks: ARP with it as sender, or an advertisement of it.
-    static func claimFilter(_ address: VirtualAddress) -> [PacketSocket.FilterInstruction] {
-        func word(_ index: Int) -> UInt32 {
-            address.bytes[index * 4..<index * 4 + 4].reduce(0) { $0 << 8 | UInt32($1) }
+    /// The claim in a frame; nil if it is ours or the frame has none.
+    static func claim(in frame: [UInt8], besides own: [UInt8]) -> Claim? {
+        let source = Array(frame.dropFirst(6).prefix(6))
+        guard frame.count >= 42, source != own else { return nil }
+        if frame[12] == 8, frame[13] == 6 {
+            let hardware = Array(frame[22..<28])
+            guard Array(frame[14..<20]) == [0, 1, 8, 0, 6, 4], hardware != own else { return nil }
+            let isProbe = frame[28..<32].allSatisfy { $0 == 0 }
+            return Claim(address: Array(isProbe ? frame[38..<42] : frame[28..<32]), hardware: hardware, isProbe: isProbe)
         }
-        if address.family == .ipv4 { return PacketSocket.FilterInstruction.all([(28, 4, word(0))]) }
-        return PacketSocket.FilterInstruction.all([
-            (20, 1, 58), (54, 1, 136), (62, 4, word(0)), (66, 4, word(1)), (70, 4, word(2)), (74, 4, word(3)),
-        ])
+        guard frame.count >= 78, frame[12] == 0x86, frame[13] == 0xdd, frame[20] == 58 else { return nil }
+        let isProbe = frame[54] == 135 && frame[22..<38].allSatisfy { $0 == 0 }
+        guard frame[54] == 136 || isProbe else { return nil }
+        return Claim(address: Array(frame[62..<78]), hardware: source, isProbe: isProbe)
+    }
+
+    /// Lets only frames through in which an owner of one of the addresses speaks: ARP with it as sender, or an
+    /// advertisement of it. All are of one family; of many, some others come through as well.
+    static func claimFilter(_ addresses: [VirtualAddress]) -> [PacketSocket.FilterInstruction] {
+        let tails = Set(addresses.map { $0.bytes.suffix(4).reduce(0) { $0 << 8 | UInt32($1) } }).sorted()
+        if addresses.first?.family == .ipv6 {
+            return PacketSocket.FilterInstruction.all([(20, 1, 58), (54, 1, 136)], and: 74, in: tails)
+        }
+        return PacketSocket.FilterInstruction.all([], and: 28, in: tails)
     }
 
     private static func arpFrame(

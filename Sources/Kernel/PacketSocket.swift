@@ -9,8 +9,10 @@ public struct PacketSocket: ~Copyable, Sendable {
     /// `etherType` in host byte order, for example 0x0806 for ARP; frames this host sends are not received.
     public init(interface: NetworkInterface, etherType: UInt16) throws(KernelError) {
         let protocolNumber = etherType.bigEndian
+        // Of no protocol until it is bound: one that hears everything already is unhooked first, which waits for a
+        // grace period of RCU (packet_do_bind in net/packet/af_packet.c).
         let raw = try systemCall("socket", on: "AF_PACKET on \(interface.name)") {
-            socket(AF_PACKET, Int32(SOCK_RAW.rawValue) | ck_sock_cloexec() | ck_sock_nonblock(), Int32(protocolNumber))
+            socket(AF_PACKET, Int32(SOCK_RAW.rawValue) | ck_sock_cloexec() | ck_sock_nonblock(), 0)
         }
         let owner = FileDescriptor(owning: raw)
         // struct sockaddr_ll: family, protocol (network order), interface index, then what a receiver fills in.
@@ -52,6 +54,27 @@ public struct PacketSocket: ~Copyable, Sendable {
             }
             return program + [.init(0x06, 0x40000), .init(0x06, 0)]  // BPF_RET: this many bytes
         }
+
+        /// The same, and one of `values` at `offset`, which are 4 bytes each.
+        public static func all(
+            _ words: [(offset: UInt32, bytes: Int, value: UInt32)], and offset: UInt32, in values: [UInt32]
+        ) -> [FilterInstruction] {
+            // Jumps reach 255 instructions: with more, whoever reads looks for himself.
+            guard (words.count * 2) + values.count < 250 else { return all(words) }
+            var program: [FilterInstruction] = []
+            let choice = values.count + 1
+            for (index, word) in words.enumerated() {
+                program.append(.init(word.bytes == 1 ? 0x30 : 0x20, word.offset))
+                let rest = (words.count - index - 1) * 2
+                program.append(.init(0x15, word.value, ifFalse: UInt8(rest + choice + 1)))
+            }
+            program.append(.init(0x20, offset))
+            for (index, value) in values.enumerated() {
+                let rest = values.count - index - 1
+                program.append(.init(0x15, value, ifTrue: UInt8(rest), ifFalse: rest == 0 ? 1 : 0))
+            }
+            return program + [.init(0x06, 0x40000), .init(0x06, 0)]
+        }
     }
 
     /// Attaches a filter (SO_ATTACH_FILTER): the kernel wakes the reader for no other frame.
@@ -73,8 +96,17 @@ public struct PacketSocket: ~Copyable, Sendable {
         }
     }
 
-    /// Sends one frame, Ethernet header included.
+    /// Sends one frame, Ethernet header included. Where more are under way than the socket's buffer takes, it waits for
+    /// the wire, for a second at the most.
     public func send(_ frame: [UInt8]) throws(KernelError) {
+        do throws(KernelError) { try sendNow(frame) } catch  where error.code == .again {
+            var entry = pollfd(fd: descriptor.raw, events: Int16(POLLOUT), revents: 0)
+            _ = poll(&entry, 1, 1000)
+            try sendNow(frame)
+        }
+    }
+
+    private func sendNow(_ frame: [UInt8]) throws(KernelError) {
         try systemCall("send", on: "AF_PACKET on \(interface.name)") {
             frame.withUnsafeBytes { Glibc.send(descriptor.raw, $0.baseAddress, $0.count, 0) }
         }

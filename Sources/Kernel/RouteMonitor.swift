@@ -14,15 +14,15 @@ public struct RouteMonitor: ~Copyable, Sendable {
 
     public let descriptor: FileDescriptor
 
-    /// Subscribes in the calling thread's network namespace to what happens to interfaces and to the removal of one
-    /// address of 4 or 16 bytes. A host has thousands of addresses, and somebody who is woken by each for each.
-    public init(removalOf address: [UInt8]) throws(KernelError) {
+    /// Subscribes in the calling thread's network namespace to what happens to interfaces and to the removal of
+    /// addresses; who adds a thousand wakes nobody.
+    public init() throws(KernelError) {
         let type = Int32(SOCK_RAW.rawValue) | ck_sock_cloexec() | ck_sock_nonblock()
         let raw = try systemCall("socket", on: "NETLINK_ROUTE") { socket(AF_NETLINK, type, 0) }
         let owner = FileDescriptor(owning: raw)
         // struct sockaddr_nl: family, padding, port (kernel's choice), groups LINK | IPV4_IFADDR | IPV6_IFADDR.
         let name: [UInt32] = [UInt32(AF_NETLINK), 0, 0x1 | 0x10 | 0x100]
-        try PacketSocket.attach(Self.filter(address), to: owner)
+        try PacketSocket.attach(Self.filter, to: owner)
         try systemCall("bind", on: "NETLINK_ROUTE") {
             name.withUnsafeBytes {
                 bind(raw, $0.baseAddress!.assumingMemoryBound(to: sockaddr.self), socklen_t($0.count))
@@ -32,20 +32,12 @@ public struct RouteMonitor: ~Copyable, Sendable {
     }
 
     /// BPF loads as the network does, and netlink writes as the host does: the numbers are turned round.
-    private static func filter(_ address: [UInt8]) -> [PacketSocket.FilterInstruction] {
-        let tail = address.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-        func turned(_ value: UInt16) -> UInt32 { UInt32(value.byteSwapped) }
-        return [
-            .init(0x28, 4),  // nlmsg_type
-            .init(0x15, turned(16), ifTrue: 5),  // RTM_NEWLINK: yes
-            .init(0x15, turned(21), ifFalse: 5),  // not RTM_DELADDR: no
-            .init(0x28, 26),  // the first attribute's type
-            .init(0x15, turned(1), ifFalse: 2),  // not IFA_ADDRESS: yes, it is looked into
-            .init(0x20, UInt32(28 + address.count - 4)),
-            .init(0x15, tail, ifFalse: 1),
-            .init(0x06, 0x40000), .init(0x06, 0),
-        ]
-    }
+    private static let filter: [PacketSocket.FilterInstruction] = [
+        .init(0x28, 4),  // nlmsg_type
+        .init(0x15, UInt32(UInt16(16).byteSwapped), ifTrue: 1),  // RTM_NEWLINK
+        .init(0x15, UInt32(UInt16(21).byteSwapped), ifFalse: 1),  // RTM_DELADDR
+        .init(0x06, 0x40000), .init(0x06, 0),
+    ]
 
     /// What has come in; empty when nothing has.
     public func events() throws(KernelError) -> [Event] {

@@ -34,7 +34,7 @@ public struct AddressClaim: Sendable {
         do throws(MoveError) {
             let places = try view.interfaces(host.addresses)
             try probe(places)
-            for (address, interface) in places { try claim(address, on: interface, &undo) }
+            try claim(places, &undo)
             try SourceMove.step("attaching the connect hook of \(unit)") {
                 try host.hook.attach(
                     unit: unit, cgroupPath: try view.cgroup().path, vips: view.addresses,
@@ -49,7 +49,7 @@ public struct AddressClaim: Sendable {
     /// Asks the network for all at once: each interface takes as long as one address.
     private func probe(_ places: [(VirtualAddress, NetworkInterface)]) throws(MoveError) {
         do throws(AddressingError) {
-            let present = Dictionary(grouping: try host.addresses.list(), by: \.interfaceIndex).mapValues {
+            let present = Dictionary(grouping: try host.addresses.list().addresses, by: \.interfaceIndex).mapValues {
                 Set($0.map(\.address.bytes))
             }
             for (index, mine) in Dictionary(grouping: places, by: \.1.index).sorted(by: { $0.key < $1.key }) {
@@ -64,20 +64,18 @@ public struct AddressClaim: Sendable {
     }
 
     private func claim(
-        _ address: VirtualAddress, on interface: NetworkInterface, _ undo: inout UndoStack
+        _ places: [(VirtualAddress, NetworkInterface)], _ undo: inout UndoStack
     ) throws(MoveError) {
         do throws(AddressingError) {
-            if try !host.addresses.isPresent(address, on: interface) {
-                try host.addresses.add(address, to: interface)
-                undo.push("\(address)") { [host] in try host.addresses.remove(address, from: interface) }
-            }
+            let added = try host.addresses.add(places)
+            undo.push("addresses") { [host] in try host.addresses.remove(added) }
         } catch {
             throw MoveError(.addressUnavailable, "\(error)")
         }
-        host.announce(address, on: interface)
-        host.watches.begin(address, on: interface, for: unit)
-        undo.push("watch over \(address)") { [host, unit] in
-            host.stopAnnouncing(address)
+        host.announce(places)
+        host.watches.begin(places, for: unit)
+        undo.push("watches") { [host, unit] in
+            host.stopAnnouncing(places.map(\.0))
             host.watches.end(unit)
         }
     }
@@ -93,22 +91,24 @@ public struct AddressClaim: Sendable {
             try host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)
         }
         guard isClaimed else { return }
+        var kept: [(VirtualAddress, NetworkInterface)] = []
+        let present = try SourceMove.step("listing addresses") { try host.addresses.list() }
         for (address, interface) in try view.interfaces(host.addresses) {
             do throws(AddressingError) {
-                if try !host.addresses.isPresent(address, on: interface) {
+                if !present.contains(address, on: interface) {
                     try ConflictProbe().run(address, on: interface)
                     try host.addresses.add(address, to: interface)
                     host.log.warning(
                         "somebody removed \(address) of \(unit) while mobilityd did not run; it is back",
                         metadata: ["unit": "\(unit)", "address": "\(address.text)"])
                 }
+                kept.append((address, interface))
             } catch {
                 host.log.error("\(address) of \(unit) is lost: \(error)", metadata: ["unit": "\(unit)"])
-                continue
             }
-            host.announce(address, on: interface)
-            host.watches.begin(address, on: interface, for: unit)
         }
+        host.announce(kept)
+        host.watches.begin(kept, for: unit)
     }
 
     /// Gives the addresses up if the unit has ended. For a stop that came in a move, when `release` is not called.
@@ -123,15 +123,10 @@ public struct AddressClaim: Sendable {
         // First, and by the unit: its annotation may name other addresses by now.
         host.watches.end(unit)
         let view = try UnitView.load(unit, systemd: try SourceMove.systemd())
-        for (address, interface) in try view.interfaces(host.addresses) {
-            host.stopAnnouncing(address)
-            do throws(AddressingError) {
-                if try host.addresses.isPresent(address, on: interface) {
-                    try host.addresses.remove(address, from: interface)
-                }
-            } catch {
-                throw MoveError(.addressUnavailable, "\(error)")
-            }
+        let places = try view.interfaces(host.addresses)
+        host.stopAnnouncing(places.map(\.0))
+        do throws(AddressingError) { try host.addresses.remove(places) } catch {
+            throw MoveError(.addressUnavailable, "\(error)")
         }
         try SourceMove.step("detaching the connect hook of \(unit)") { try host.hook.detach(unit: unit) }
     }

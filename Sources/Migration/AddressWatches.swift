@@ -11,18 +11,18 @@ public struct AddressConflict: Equatable, Sendable {
     public let hardware: String
 }
 
-/// The watches over the addresses of the units that run here, one for each address.
+/// The watches over the addresses of the units that run here.
 ///
 /// A watch begins once the address is on its interface and this host speaks for it, and ends before it is given up: a
 /// watch that outlived that would add the address again and answer the host that has it next.
 public final class AddressWatches: Sendable {
     private struct Entry: Sendable {
         let unit: String
-        let watch: OwnershipWatch
         var isSuspended = false
     }
 
     private let log: Logger
+    private let watch = Mutex<OwnershipWatch?>(nil)
     private let table = Mutex<[VirtualAddress: Entry]>([:])
     private let observer = Mutex<(@Sendable (AddressConflict) -> Void)?>(nil)
 
@@ -33,18 +33,27 @@ public final class AddressWatches: Sendable {
         self.observer.withLock { $0 = observer }
     }
 
-    /// Watches over the address from now on; an earlier watch over it ends. A watch that cannot be made is an error in
-    /// the log only: the service runs without it.
-    func begin(_ address: VirtualAddress, on interface: NetworkInterface, for unit: String) {
-        let watch: OwnershipWatch
+    /// Watches over the addresses from now on, for this unit alone. A watch that cannot be made is an error in the log
+    /// only: the service runs without it.
+    func begin(_ places: [(VirtualAddress, NetworkInterface)], for unit: String) {
         do throws(AddressingError) {
-            watch = try OwnershipWatch(address, on: interface) { [weak self] in self?.heard($0, address, unit) }
+            try current().begin(places)
+            table.withLock { table in
+                for (address, _) in places { table[address] = Entry(unit: unit) }
+            }
         } catch {
-            return log.error("\(address) is not watched over: \(error)", metadata: ["unit": "\(unit)"])
+            log.error("the addresses of \(unit) are not watched over: \(error)", metadata: ["unit": "\(unit)"])
         }
-        // Ended outside the lock: it waits for the watch's thread.
-        let earlier = table.withLock { $0.updateValue(Entry(unit: unit, watch: watch), forKey: address) }
-        earlier?.watch.cancel()
+    }
+
+    /// Made when it is first needed, and again after one that failed.
+    private func current() throws(AddressingError) -> OwnershipWatch {
+        try watch.withLock { (watch) throws(AddressingError) in
+            if let watch, watch.isAlive { return watch }
+            let made = try OwnershipWatch { [weak self] in self?.heard($1, $0) }
+            watch = made
+            return made
+        }
     }
 
     /// Makes a unit's watches say nothing from now on, in no time: ending one waits for a grace period of RCU, as long
@@ -56,25 +65,27 @@ public final class AddressWatches: Sendable {
 
     private func setSuspended(_ value: Bool, _ unit: String) {
         let mine = table.withLock { table in
-            for (address, entry) in table where entry.unit == unit { table[address]?.isSuspended = value }
-            return table.values.filter { $0.unit == unit }.map(\.watch)
+            let mine = table.filter { $0.value.unit == unit }.map(\.key)
+            for address in mine { table[address]?.isSuspended = value }
+            return mine
         }
-        mine.forEach { $0.setSuspended(value) }
+        watch.withLock { $0 }?.setSuspended(value, mine)
     }
 
     /// Ends all watches of a unit: when this returns nothing more is added or sent for it. Repeatable.
     func end(_ unit: String) {
         let ended = table.withLock { table in
-            let mine = table.filter { $0.value.unit == unit }
-            mine.keys.forEach { table.removeValue(forKey: $0) }
-            return mine.values.map(\.watch)
+            let mine = table.filter { $0.value.unit == unit }.map(\.key)
+            mine.forEach { table.removeValue(forKey: $0) }
+            return mine
         }
-        ended.forEach { $0.cancel() }
+        if !ended.isEmpty { watch.withLock { $0 }?.end(ended) }
     }
 
-    private func heard(_ event: OwnershipWatch.Event, _ address: VirtualAddress, _ unit: String) {
+    private func heard(_ event: OwnershipWatch.Event, _ address: VirtualAddress) {
         // One that is not in the table any more is being ended.
-        if table.withLock({ $0[address]?.isSuspended ?? true }) { return }
+        guard let entry = table.withLock({ $0[address] }), !entry.isSuspended else { return }
+        let unit = entry.unit
         var fields: Logger.Metadata = ["unit": "\(unit)", "address": "\(address.text)"]
         switch event {
         case .restored(nil):

@@ -19,7 +19,7 @@ final class Arrival {
     let systemd: SystemdClient
     let log: Logger
     private(set) var lanes: [HoldLane] = []
-    private var announcements: [VirtualAddress: Announcement] = [:]
+    private var announcement: Announcement?
     private var released: Set<VirtualAddress> = []
     private var timeline = Timeline()
     private var cgroup = Cgroup(path: "")
@@ -152,10 +152,10 @@ final class Arrival {
                 try lane.open()
                 undo.push("hold queue of \(address)") { try lane.close() }
                 try lane.set([.hold, .silent])
-                announcements[address] = try Announcement(address, on: interface)
             }
             lanes.append(lane)
         }
+        announcement = try SourceMove.step("preparing the announcement") { try Announcement(lanes.places) }
         hasLeftovers = try !WaitingClients.leftovers(at: lanes, host.capture).isEmpty
     }
 
@@ -259,11 +259,9 @@ final class Arrival {
         guard let restore else { throw MoveError(.channel, "the end of an image that never began") }
         timeline.mark("pages")
         Waypoint.destinationPages.pass()
-        for lane in lanes {
-            try SourceMove.step("adding \(lane.address)") {
-                try host.addresses.add(lane.address, to: lane.interface)
-                undo.push("\(lane.address)") { [host] in try host.addresses.remove(lane.address, from: lane.interface) }
-            }
+        try SourceMove.step("adding the addresses of \(offer.unit)") {
+            try host.addresses.add(lanes.places)
+            undo.push("the addresses") { [host, lanes] in try host.addresses.remove(lanes.places) }
         }
         try SourceMove.step("restoring \(offer.unit)") {
             if hasLeftovers { try WaitingClients.endLeftovers(at: lanes, host.capture) }
@@ -314,10 +312,8 @@ final class Arrival {
             try host.ownership.record(.arrived(move: offer.move, source: source), for: offer.unit)
         }
         Waypoint.destinationArrived.pass()
-        for lane in lanes {
-            insist("answering for \(lane.address)") { try lane.set([.hold]) }
-            host.announce(lane.address, on: lane.interface, first: announcements[lane.address])
-        }
+        for lane in lanes { insist("answering for \(lane.address)") { try lane.set([.hold]) } }
+        host.announce(lanes.places, first: announcement)
         Waypoint.destinationSpeaking.pass()
         insist("waking the connections") {
             if let problems = restore?.activate(), !problems.isEmpty {
@@ -371,7 +367,7 @@ final class Arrival {
         tree = nil
         let work = Settling(
             unit: offer.unit, holder: holder, cgroup: cgroup, moving: moving, host: host,
-            move: offer.move, addresses: lanes.map { ($0.address, $0.interface) }, log: log)
+            move: offer.move, addresses: lanes.places, log: log)
         do throws(KernelError) {
             try BlockingThread.start("settle") {
                 work.run()

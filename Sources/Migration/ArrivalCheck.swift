@@ -81,10 +81,14 @@ final class ArrivalCheck {
 
     private func checkAddresses() {
         guard let view else { return }
+        let present: AddressTable
+        do throws(AddressingError) { present = try host.addresses.list() } catch {
+            return fail("address", offer.unit, "\(error)")
+        }
         for address in view.addresses {
             do throws(AddressingError) {
-                let interface = try host.addresses.interface(for: address, named: view.annotation.interface)
-                if try host.addresses.isPresent(address, on: interface) {
+                let interface = try present.interface(for: address, named: view.annotation.interface)
+                if present.contains(address, on: interface) {
                     fail("address", address.description, "is on \(interface.name) of node \(host.name) already")
                 } else {
                     pass("address", address.description, "has its place on \(interface.name)")

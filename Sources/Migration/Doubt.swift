@@ -16,6 +16,7 @@ public enum Resolution: String, Sendable {
 public final class DoubtTable: Sendable {
     private let table = Mutex<[String: Resolution?]>([:])
 
+    /// From before the move is on record as in doubt until that is on record no longer.
     func begin(_ unit: String) { table.withLock { $0.updateValue(nil, forKey: unit) } }
     func end(_ unit: String) { table.withLock { _ = $0.removeValue(forKey: unit) } }
     func resolution(of unit: String) -> Resolution? { table.withLock { $0[unit] ?? nil } }
@@ -31,10 +32,9 @@ public final class DoubtTable: Sendable {
 }
 
 extension Host {
-    /// Asks until there is an answer: did the destination commit? An administrator's word is one, too.
+    /// Asks until there is an answer: did the destination commit? An administrator's word is one, too, while the unit is
+    /// in the table of doubts.
     func askOutcome(of move: String, unit: String, at destination: String) -> Bool {
-        doubts.begin(unit)
-        defer { doubts.end(unit) }
         while true {
             if let conversation = try? connect(to: destination, within: 2000) {
                 defer { conversation.channel.close() }
@@ -62,7 +62,7 @@ extension Host {
             log.warning(
                 "\(unit) is resolved by an administrator, who says that node \(destination) is off: \(resolution)",
                 metadata: ["unit": "\(unit)", "move": "\(move)"])
-            if doubts.resolve(unit, resolution) { return try awaitResolution(unit, destination) }
+            if doubts.resolve(unit, resolution) { return try awaitResolution(unit, resolution, destination) }
             // Nobody asks, since nothing of the unit is here any more.
             try SourceMove.step("recording the resolution") {
                 try ownership.record(resolution == .keep ? .here : .departed(to: destination), for: unit)
@@ -81,12 +81,21 @@ extension Host {
         }
     }
 
-    /// A question that is under way is let run out first.
-    private func awaitResolution(_ unit: String, _ destination: String) throws(MoveError) {
+    /// A question that is under way is let run out first; an answer to it counts, and not the administrator's word.
+    private func awaitResolution(
+        _ unit: String, _ resolution: Resolution, _ destination: String
+    ) throws(MoveError) {
         let deadline = Deadline.after(milliseconds: 15_000)
         while case .inDoubt = ownership.state(of: unit) {
             if deadline.hasPassed { throw MoveError(.step, "\(unit) is still in doubt after 15 s") }
             usleep(20_000)
+        }
+        switch (resolution, ownership.state(of: unit)) {
+        case (.keep, .departed):
+            throw MoveError(.invalid, "node \(destination) has answered meanwhile, and runs \(unit)")
+        case (.giveUp, .here):
+            throw MoveError(.invalid, "node \(destination) has answered meanwhile, and does not run \(unit): it is here")
+        default: break
         }
     }
 

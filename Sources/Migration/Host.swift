@@ -25,7 +25,8 @@ public final class Host: Sendable {
     private let identityBox: Mutex<Identity>
     /// Connections that a former process of this daemon had taken out of accept queues, by unit.
     private let kept = Mutex<[String: [Int32]]>(DescriptorStore.takeBack())
-    private let announcers = Mutex<[VirtualAddress: Announcer]>([:])
+    /// Made when it is first needed.
+    private let announcer = Mutex<Announcer?>(nil)
 
     public init(
         identity: Identity, log: Logger, ownership: OwnershipJournal, hold: HoldQueue, hook: ConnectHook,
@@ -63,11 +64,11 @@ public final class Host: Sendable {
         }
     }
 
-    /// Announces the address on the schedule; an earlier schedule of the same address ends.
+    /// Announces the addresses on the schedule; an earlier schedule of any of them ends.
     ///
     /// With `first`, made beforehand, that announcement is out when this returns. What the service sends afterwards is
     /// answered by its clients at once, and the answers must not still go to the host that had the address before.
-    func announce(_ address: VirtualAddress, on interface: NetworkInterface, first: Announcement? = nil) {
+    func announce(_ places: [(VirtualAddress, NetworkInterface)], first: Announcement? = nil) {
         var schedule = Announcer.defaultSchedule
         do throws(AddressingError) {
             if let first {
@@ -75,13 +76,23 @@ public final class Host: Sendable {
                 schedule.removeAll { $0 == 0 }
             }
         } catch {
-            log.error("announcing \(address) at once: \(error)")
+            log.error("announcing \(Self.names(places)) at once: \(error)")
         }
-        let announcer: Announcer
-        do throws(AddressingError) { announcer = try Announcer(address, on: interface, schedule: schedule) } catch {
-            return log.error("announcing \(address): \(error)")
+        do throws(AddressingError) {
+            let announcer = try announcer.withLock { (announcer) throws(AddressingError) in
+                if let announcer { return announcer }
+                let made = try Announcer()
+                announcer = made
+                return made
+            }
+            try announcer.announce(places, schedule: schedule)
+        } catch {
+            log.error("announcing \(Self.names(places)): \(error)")
         }
-        announcers.withLock { $0.updateValue(announcer, forKey: address) }?.cancel()
+    }
+
+    private static func names(_ places: [(VirtualAddress, NetworkInterface)]) -> String {
+        places.map(\.0.text).joined(separator: " ")
     }
 
     /// Hands out what a former process of this daemon kept for the unit, once.
@@ -96,9 +107,7 @@ public final class Host: Sendable {
         log.warning("a fault is injected: \(plan.call) fails in occurrence \(plan.occurrence) with \(plan.code)")
     }
 
-    func stopAnnouncing(_ address: VirtualAddress) {
-        announcers.withLock { $0.removeValue(forKey: address) }?.cancel()
-    }
+    func stopAnnouncing(_ addresses: [VirtualAddress]) { announcer.withLock { $0 }?.cancel(addresses) }
 }
 
 /// How each move that this host is the destination of was decided. A move is decided once: by the commit that

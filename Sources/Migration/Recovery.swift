@@ -84,6 +84,8 @@ public struct Recovery: Sendable {
         case .arrival: undoArrival()
         case .arrived: finishArrival()
         case .inDoubt(let move, let destination):
+            host.doubts.begin(unit)
+            defer { host.doubts.end(unit) }
             if host.askOutcome(of: move, unit: unit, at: destination) {
                 record(.departed(to: destination))
                 finishDeparture()
@@ -110,7 +112,7 @@ public struct Recovery: Sendable {
             try SourceMove.systemd().deliverStop(unit)
             host.restartIfOwed(unit)
         }
-        for (address, interface) in lanes() { host.announce(address, on: interface) }
+        host.announce(lanes())
     }
 
     private func finishDeparture() {
@@ -156,14 +158,15 @@ public struct Recovery: Sendable {
             record(.arrived(move: move, source: source))
         }
         addAddresses()
-        for (address, interface) in lanes() {
+        let places = lanes()
+        for (address, interface) in places {
             let lane = HoldLane(address: address, interface: interface, queue: host.hold)
             attempt("answering for \(address)") {
                 try lane.open()
                 try lane.set([.hold])
             }
-            host.announce(address, on: interface)
         }
+        host.announce(places)
         if let cgroup {
             attempt("waking the connections of \(unit)") {
                 try WakingFile(unit).perform().forEach { host.log.error("waking the connections: \($0)") }
@@ -208,13 +211,7 @@ public struct Recovery: Sendable {
     private func lanes() -> [(VirtualAddress, NetworkInterface)] { (try? view?.interfaces(host.addresses)) ?? [] }
 
     private func addAddresses() {
-        for (address, interface) in lanes() {
-            attempt("adding \(address)") {
-                if try !host.addresses.isPresent(address, on: interface) {
-                    try host.addresses.add(address, to: interface)
-                }
-            }
-        }
+        attempt("adding the addresses of \(unit)") { try host.addresses.add(lanes()) }
     }
 
     private func endRepair(in cgroup: Cgroup, probing: Bool) {
@@ -247,14 +244,9 @@ public struct Recovery: Sendable {
 
     private func dropAddresses() {
         host.watches.end(unit)
-        for (address, interface) in lanes() {
-            host.stopAnnouncing(address)
-            attempt("removing \(address)") {
-                if try host.addresses.isPresent(address, on: interface) {
-                    try host.addresses.remove(address, from: interface)
-                }
-            }
-        }
+        let places = lanes()
+        host.stopAnnouncing(places.map(\.0))
+        attempt("removing the addresses of \(unit)") { try host.addresses.remove(places) }
         endHolds()
         attempt("detaching the connect hook") { try host.hook.detach(unit: unit) }
     }

@@ -24,7 +24,7 @@ struct Settling: Sendable {
         attempt("keeping \(unit) loaded") { try systemd?.keepLoaded(unit) }
         Waypoint.destinationSettling.pass()
         // The source fell silent for good before it said commit; the watch is not worth a part of the downtime.
-        for (address, interface) in addresses { host.watches.begin(address, on: interface, for: unit) }
+        host.watches.begin(addresses, for: unit)
         attempt("moving the processes into the unit") {
             try moving.moveProcesses(to: cgroup)
             try moving.remove()

@@ -11,6 +11,8 @@ extension SourceMove {
     /// side neither runs the service nor gives it up without knowing.
     func commit(_ frozen: FrozenService, _ lanes: [HoldLane], _ conversation: Conversation) throws(MoveError) {
         enter(.committing)
+        host.doubts.begin(unit)
+        defer { host.doubts.end(unit) }
         try Self.step("recording the commit") {
             do throws(KernelError) {
                 try host.ownership.record(.inDoubt(move: move, destination: destination), for: unit)
@@ -40,6 +42,7 @@ extension SourceMove {
                 throw error
             }
         }
+        lanes.forEach { $0.forgetSent() }
         timeline.mark("committed")
         progress.frozenMicroseconds = UInt64((timeline.span(from: Phase.frozen.rawValue, to: "committed") ?? 0) / 1000)
         progress.parts = parts()
@@ -48,9 +51,7 @@ extension SourceMove {
     /// What the service sends from the destination to other processes of this host would be martians, did the host
     /// still have the address. The hold queue needs no address to hold and silence.
     private func giveUpAddresses(_ lanes: [HoldLane]) throws(MoveError) {
-        for lane in lanes {
-            try Self.step("removing \(lane.address)") { try host.addresses.remove(lane.address, from: lane.interface) }
-        }
+        try Self.step("removing the addresses of \(unit)") { try host.addresses.remove(lanes.places) }
     }
 
     /// The destination has announced itself, or may have where this host did not hear it.
@@ -67,7 +68,7 @@ extension SourceMove {
 
     private func forward(_ lanes: [HoldLane], _ conversation: Conversation) throws(MoveError) {
         for lane in lanes {
-            while let frames = try Self.step("taking held packets", { try lane.take() }) {
+            while let frames = try Self.step("taking held packets", { try lane.take(keepingCopies: true) }) {
                 try conversation.send(.frames, frames)
             }
         }
@@ -81,6 +82,9 @@ extension SourceMove {
                 if message.type == MessageType.committed.rawValue { return }
             }
             if deadline.hasPassed { throw MoveError(.channel, "no answer to the commit") }
+            if host.doubts.resolution(of: unit) != nil {
+                throw MoveError(.channel, "an administrator says that node \(destination) is off")
+            }
             try forward(lanes, conversation)
         }
     }
@@ -96,7 +100,7 @@ extension SourceMove {
             attempt("telling node \(destination) of the departure") { try conversation.send(.departed) }
         }
         host.watches.end(unit)
-        for lane in lanes { host.stopAnnouncing(lane.address) }
+        host.stopAnnouncing(lanes.map(\.address))
         let forwarding = Forwarding(unit: unit, lanes: lanes, conversation: conversation, host: host, log: log)
         forwarding.start()
         attempt("removing the shared memory of \(unit)") {

@@ -77,14 +77,9 @@ extension SourceMove {
     private func takeBackOwnership(_ view: UnitView) throws(MoveError) {
         guard hasGivenUpOwnership else { return }
         host.watches.resume(unit)
-        for (address, interface) in try view.interfaces(host.addresses) {
-            try Self.step("adding \(address)") {
-                if try !host.addresses.isPresent(address, on: interface) {
-                    try host.addresses.add(address, to: interface)
-                }
-            }
-            host.announce(address, on: interface)
-        }
+        let places = try view.interfaces(host.addresses)
+        try Self.step("adding the addresses of \(unit)") { try host.addresses.add(places) }
+        host.announce(places)
     }
 
     /// The runtime drop-in under which the unit's end here runs none of its Exec lines and is no failure.

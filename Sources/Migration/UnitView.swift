@@ -56,15 +56,16 @@ public struct UnitView: Sendable {
 
     /// The interface of each address.
     public func interfaces(_ manager: AddressManager) throws(MoveError) -> [(VirtualAddress, NetworkInterface)] {
-        var found: [(VirtualAddress, NetworkInterface)] = []
-        for address in addresses {
-            do throws(AddressingError) {
-                found.append((address, try manager.interface(for: address, named: annotation.interface)))
-            } catch {
-                throw MoveError(.addressUnavailable, "\(error)")
+        do throws(AddressingError) {
+            let table = try manager.list()
+            var found: [(VirtualAddress, NetworkInterface)] = []
+            for address in addresses {
+                found.append((address, try table.interface(for: address, named: annotation.interface)))
             }
+            return found
+        } catch {
+            throw MoveError(.addressUnavailable, "\(error)")
         }
-        return found
     }
 
     /// Whether a file goes with the service, and need not be on the destination before it.

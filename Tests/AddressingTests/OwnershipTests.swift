@@ -15,7 +15,7 @@ import Testing
         let addresses = [Network.vip4, Network.vip6]
         try network.a.inside {
             for address in addresses {
-                let nic = try manager.interface(for: address)
+                let nic = try manager.list().interface(for: address)
                 #expect(nic.name == "eth0")
                 #expect(try !manager.isPresent(address, on: nic))
                 try manager.add(address, to: nic)
@@ -66,14 +66,14 @@ import Testing
         let network = try Network()
         try network.a.inside {
             do {
-                _ = try manager.interface(for: VirtualAddress(text: "172.30.0.1/24")!)
+                _ = try manager.list().interface(for: VirtualAddress(text: "172.30.0.1/24")!)
                 Issue.record("found an interface")
             } catch let error as AddressingError {
                 #expect("\(error)".contains("10.9.0.1/24 on eth0"))
                 #expect("\(error)".contains("172.30.0.1"))
             }
-            #expect(try manager.interface(for: VirtualAddress(text: "172.30.0.1/24")!, named: "eth0").name == "eth0")
-            #expect(throws: AddressingError.self) { try manager.interface(for: Network.vip4, named: "eth9") }
+            #expect(try manager.list().interface(for: VirtualAddress(text: "172.30.0.1/24")!, named: "eth0").name == "eth0")
+            #expect(throws: AddressingError.self) { try manager.list().interface(for: Network.vip4, named: "eth9") }
         }
     }
 
@@ -123,7 +123,9 @@ import Testing
         let watch = try network.client.inside { try PacketSocket(interface: Network.nic(), etherType: 0x0806) }
         let start = Clock.monotonic
         let announcer = try network.a.inside {
-            try Announcer(Network.vip4, on: Network.nic(), schedule: [0, 50, 200, 60_000])
+            let announcer = try Announcer()
+            try announcer.announce([(Network.vip4, Network.nic())], schedule: [0, 50, 200, 60_000])
+            return announcer
         }
         var times: [Int64] = []
         while times.count < 6, let frame = try watch.receive(milliseconds: 1000) {
@@ -134,6 +136,7 @@ import Testing
         #expect(times.count == 6)
         #expect(times.last ?? 0 >= 200)
         #expect(times.count < 6 || (times[2] >= 50 && times[1] < 50))
+        announcer.cancel([Network.vip4])
         announcer.cancel()
         announcer.cancel()
         #expect((Clock.monotonic - start) < 5_000_000_000, "cancel waited for the schedule")
@@ -147,7 +150,9 @@ import Testing
         let events = Mutex<[OwnershipWatch.Event]>([])
         let watch = try network.a.inside {
             try manager.add(address, to: Network.nic())
-            return try OwnershipWatch(address, on: Network.nic()) { event in events.withLock { $0.append(event) } }
+            let watch = try OwnershipWatch { _, event in events.withLock { $0.append(event) } }
+            try watch.begin([(address, Network.nic())])
+            return watch
         }
         func expect(_ event: OwnershipWatch.Event) throws {
             try eventually("\(event)") { events.withLock { $0.contains(event) } }
@@ -171,9 +176,49 @@ import Testing
         try network.wire.ip("link", "set", "p1", "up")
         try expect(.carrierReturned)
         // The end is the end.
-        watch.cancel()
+        watch.end([address])
         try network.a.inside { try manager.remove(address, from: Network.nic()) }
         usleep(50_000)
         #expect(try network.a.inside { try !manager.isPresent(address, on: Network.nic()) })
+    }
+
+    /// More addresses than a filter of the socket can name.
+    @Test(arguments: [100, 1000])
+    func watchTellsManyAddressesApart(_ count: Int) throws {
+        guard mayRun() else { return }
+        let network = try Network()
+        let events = Mutex<[(VirtualAddress, OwnershipWatch.Event)]>([])
+        let addresses = (1...count).flatMap { number in
+            ["10.9.\(1 + number / 250).\(number % 250)", "fd00:9::\(String(number, radix: 16)):1"]
+        }.compactMap { VirtualAddress(text: $0) }
+        let watch = try network.a.inside {
+            let places = try addresses.map { ($0, try Network.nic()) }
+            try manager.add(places)
+            let watch = try OwnershipWatch { address, event in events.withLock { $0.append((address, event)) } }
+            try watch.begin(places)
+            watch.setSuspended(true, [addresses[0]])
+            watch.end([addresses[2]])
+            return watch
+        }
+        func seen(_ address: VirtualAddress) -> [OwnershipWatch.Event] {
+            events.withLock { $0.filter { $0.0 == address }.map(\.1) }
+        }
+        for address in [addresses[0], addresses[2], addresses[4], addresses[count], addresses[2 * count - 1]] {
+            try network.b.inside { try Announcement.once(address, on: Network.nic()) }
+        }
+        try eventually("the last one's claim") { !seen(addresses[2 * count - 1]).isEmpty }
+        for address in [addresses[4], addresses[count], addresses[2 * count - 1]] {
+            #expect(seen(address).first == .foreignClaim(hardware: "02:00:00:00:09:02", defended: true))
+        }
+        // All at once, as by a network manager that starts anew.
+        try network.a.ip("address", "flush", "dev", "eth0", "scope", "global")
+        let watched = Set(addresses).subtracting([addresses[0], addresses[2]])
+        try eventually("\(watched.count) addresses are back") {
+            let present = try network.a.inside { try manager.list() }
+            let nic = try network.a.inside { try Network.nic() }
+            return watched.allSatisfy { present.contains($0, on: nic) }
+        }
+        #expect(seen(addresses[0]).isEmpty && seen(addresses[2]).isEmpty, "one that is suspended and one that has ended")
+        watch.cancel()
     }
 }

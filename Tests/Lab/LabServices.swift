@@ -56,7 +56,10 @@ extension Lab {
     }
 
     /// Gives a unit its virtual addresses on every host, by a drop-in.
-    public func annotate(unit: String, addresses: String...) throws {
+    public func annotate(unit: String, addresses: String...) throws { try annotate(unit: unit, addresses: addresses) }
+
+    /// Gives a unit its virtual addresses on every host, by a drop-in.
+    public func annotate(unit: String, addresses: [String]) throws {
         let lines = addresses.map { "VirtualAddress=\($0)/\($0.contains(":") ? 64 : 24)\n" }
         try writeOnHosts("/etc/systemd/system/\(unit).d/mobility.conf", "[X-Mobility]\n" + lines.joined())
     }

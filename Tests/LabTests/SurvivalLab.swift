@@ -79,7 +79,7 @@ func expectArrived(
 }
 
 extension LabProcess {
-    /// Asks labload for a window (SIGUSR1) or for its end (SIGTERM); returns the whole numbers of its line.
+    /// Asks labload for a window (SIGUSR1) or for its end (SIGTERM); returns the numbers of its line, rounded up.
     func loadReport(_ event: String) throws -> [String: Int] {
         func lines() -> [Substring] { output.split(separator: "\n").filter { $0.contains("\"\(event)\"") } }
         let before = lines().count
@@ -88,7 +88,7 @@ extension LabProcess {
         var numbers: [String: Int] = [:]
         for part in (lines().last ?? "").split(whereSeparator: { "{},".contains($0) }) {
             let pair = part.split(separator: ":").map { $0.filter { $0 != "\"" && $0 != " " } }
-            if pair.count == 2 { numbers[pair[0]] = Int(pair[1]) }
+            if pair.count == 2 { numbers[pair[0]] = Double(pair[1]).map { Int($0.rounded(.up)) } }
         }
         return numbers
     }
