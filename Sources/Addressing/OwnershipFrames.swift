@@ -49,7 +49,8 @@ enum OwnershipFrames {
             let hardware = Array(frame[22..<28])
             guard Array(frame[14..<20]) == [0, 1, 8, 0, 6, 4], hardware != own else { return nil }
             let isProbe = frame[28..<32].allSatisfy { $0 == 0 }
-            return Claim(address: Array(isProbe ? frame[38..<42] : frame[28..<32]), hardware: hardware, isProbe: isProbe)
+            return Claim(
+                address: Array(isProbe ? frame[38..<42] : frame[28..<32]), hardware: hardware, isProbe: isProbe)
         }
         guard frame.count >= 78, frame[12] == 0x86, frame[13] == 0xdd, frame[20] == 58 else { return nil }
         let isProbe = frame[54] == 135 && frame[22..<38].allSatisfy { $0 == 0 }

@@ -106,7 +106,11 @@ private final class Watcher: Sendable {
             var links: [LinkSocket.Key: LinkSocket] = [:]
             for (key, mine) in Dictionary(grouping: places, by: { LinkSocket.Key($0.0, on: $0.1) }) {
                 let link: LinkSocket
-                if let known = state.links[key] { link = known } else { link = try LinkSocket(mine[0].0, on: mine[0].1) }
+                if let known = state.links[key] {
+                    link = known
+                } else {
+                    link = try LinkSocket(mine[0].0, on: mine[0].1)
+                }
                 try listen(link, to: state.watched(key) + mine.map(\.0))
                 links[key] = link
             }

@@ -205,4 +205,13 @@ public enum InternetSocket {
         let raw = socket.raw
         try systemCall("shutdown", on: "fd \(raw)") { Glibc.shutdown(raw, Int32(SHUT_RDWR)) }
     }
+    /// Breaks a TCP connection off: what it has not sent yet is never sent, and the peer is told by a reset, if it can
+    /// be. connect(2) to an address of AF_UNSPEC, tcp_disconnect in net/ipv4/tcp.c.
+    public static func abort(_ socket: borrowing FileDescriptor) throws(KernelError) {
+        let raw = socket.raw
+        var nobody = sockaddr(sa_family: sa_family_t(AF_UNSPEC), sa_data: (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        try systemCall("connect", on: "fd \(raw), AF_UNSPEC") {
+            Glibc.connect(raw, &nobody, socklen_t(MemoryLayout<sockaddr>.size))
+        }
+    }
 }

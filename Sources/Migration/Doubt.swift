@@ -32,8 +32,8 @@ public final class DoubtTable: Sendable {
 }
 
 extension Host {
-    /// Asks until there is an answer: did the destination commit? An administrator's word is one, too, while the unit is
-    /// in the table of doubts.
+    /// Asks until there is an answer: did the destination commit? An administrator's word is one, too, while the unit
+    /// is in the table of doubts.
     func askOutcome(of move: String, unit: String, at destination: String) -> Bool {
         while true {
             if let conversation = try? connect(to: destination, within: 2000) {
@@ -94,7 +94,8 @@ extension Host {
         case (.keep, .departed):
             throw MoveError(.invalid, "node \(destination) has answered meanwhile, and runs \(unit)")
         case (.giveUp, .here):
-            throw MoveError(.invalid, "node \(destination) has answered meanwhile, and does not run \(unit): it is here")
+            throw MoveError(
+                .invalid, "node \(destination) has answered meanwhile, and does not run \(unit): it is here")
         default: break
         }
     }

@@ -25,7 +25,12 @@ struct HoldLane: Sendable {
     /// Everything that waits goes to this host's sockets, in order, first what was sent to a host that did not want it;
     /// then the address is left alone.
     func release() throws(AddressingError) {
-        try queue.inject(address, sent.take())
+        let frames = sent.take()
+        if !frames.isEmpty {
+            // What the service answers is to be heard.
+            try queue.setMode(address, [.hold])
+            try queue.inject(address, frames)
+        }
         try queue.release(address)
         try queue.close(address)
     }

@@ -36,6 +36,8 @@ extension SourceMove {
             fallSilent(lanes)
         } catch {
             fallSilent(lanes)
+            // A commit that is still under way must not arrive after the answer to the question.
+            conversation.channel.abort()
             log.warning("the wire broke while committing; asking node \(destination): \(error)")
             guard host.askOutcome(of: move, unit: unit, at: destination) else {
                 try Self.step("recording the roll-back") { try host.ownership.record(.here, for: unit) }

@@ -25,7 +25,7 @@ extension SourceMove {
             Waypoint.sourcePrepared.pass()
             try cancellation.check()
             // Undone last: as long as the lanes are silent no announcement leaves.
-            undo.push("ownership of the addresses") { [self] in try takeBackOwnership(view) }
+            undo.push("ownership of the addresses") { [self] in takeBackOwnership() }
             let lanes = try holdLanes(view, &undo)
             let frozen = try freezeAndSend(view, pids, lanes, conversation)
             undo.push("thaw") { try frozen.rollBack() }
@@ -34,7 +34,9 @@ extension SourceMove {
             timeline.mark("ready")
             Waypoint.sourceReady.pass()
             try cancellation.close()
-            giveUpOwnership()
+            giveUpOwnership(lanes.places)
+            // Undone first: what is held for an address that is not here goes nowhere.
+            undo.push("addresses") { [host] in try host.addresses.add(lanes.places) }
             try commit(frozen, lanes, conversation)
             undo.commit()
             finish(view, frozen, lanes, conversation, systemd)
@@ -68,17 +70,15 @@ extension SourceMove {
 
     /// From the commit on the destination speaks for the addresses, and its announcements are no attack. The lanes are
     /// silent: what a watch or an announcer of this host still sends goes nowhere.
-    private func giveUpOwnership() {
-        hasGivenUpOwnership = true
+    private func giveUpOwnership(_ places: [(VirtualAddress, NetworkInterface)]) {
+        self.places = places
         host.watches.suspend(unit)
     }
 
     /// The reverse, for a destination that did not commit: it may have announced itself.
-    private func takeBackOwnership(_ view: UnitView) throws(MoveError) {
-        guard hasGivenUpOwnership else { return }
+    private func takeBackOwnership() {
+        guard !places.isEmpty else { return }
         host.watches.resume(unit)
-        let places = try view.interfaces(host.addresses)
-        try Self.step("adding the addresses of \(unit)") { try host.addresses.add(places) }
         host.announce(places)
     }
 

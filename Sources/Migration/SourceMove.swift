@@ -21,8 +21,8 @@ public final class SourceMove {
     var timeline = Timeline()
     /// Files by which the service is found, not declared in its unit.
     var pidFiles: [String] = []
-    /// This host no longer announces the addresses or watches over them.
-    var hasGivenUpOwnership = false
+    /// What this host no longer speaks for, from the commit on.
+    var places: [(VirtualAddress, NetworkInterface)] = []
     /// Packets made of datagrams that wait in the service's sockets.
     var packets: [FramesMessage] = []
     /// The destination runs the service.

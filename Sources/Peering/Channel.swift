@@ -205,6 +205,13 @@ public final class Channel: Sendable {
         }
         do throws(KernelError) { try InternetSocket.shutdown(socket) } catch {}
     }
+
+    /// Ends it so that nothing which has not reached the other end yet does so later, when the wire is whole again.
+    /// May be repeated.
+    public func abort() {
+        if isClosed.exchange(true, ordering: .acquiringAndReleasing) { return }
+        do throws(KernelError) { try InternetSocket.abort(socket) } catch {}
+    }
 }
 
 extension Channel.ReceiveState {

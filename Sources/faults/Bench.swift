@@ -82,8 +82,8 @@ final class Bench {
         return answer.trimmed.filter(\.isLetter)
     }
 
-    /// Both daemons serve and no drop-in of a move is left.
-    var isQuiet: Bool { hosts.allSatisfy { $0.isListening && !$0.isMoving } }
+    /// The daemons of the hosts that are up serve and no drop-in of a move is left there.
+    var isQuiet: Bool { hosts.allSatisfy { !$0.host.isUp || $0.isListening && !$0.isMoving } }
 
     /// Waits until nothing of a move is under way and the service is on one host, or on none.
     ///
@@ -137,6 +137,7 @@ final class Bench {
     func stand() throws -> Standing {
         try settle(.seconds(15))
         if copies().isEmpty { try startSomewhere() }
+        try makeKnown()
         try clients.ensure()
         try settle(.seconds(5))
         try waitUntil("end of the last move", timeout: .seconds(5), interval: .milliseconds(20)) {
@@ -147,6 +148,15 @@ final class Bench {
             let destination = hosts.first(where: { $0.host.name != name })
         else { throw LabError("the service does not run: \(describe(copies))") }
         return Standing(source: source, destination: destination, copies: copies)
+    }
+
+    /// Has the service move once: a host that has never had it knows nothing of it, and starts it at its boot.
+    private func makeKnown() throws {
+        guard hosts.allSatisfy(\.record.isEmpty), let here = copies().first?.host,
+            let there = hosts.first(where: { $0.host.name != here })
+        else { return }
+        try view(here).host.run("mobilityctl", "migrate", Self.unit, there.host.name)
+        try settle(.seconds(10))
     }
 
     /// Starts the unit on the host that may run it.

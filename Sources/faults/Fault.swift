@@ -23,6 +23,10 @@ enum Fault: Hashable, Sendable {
     case stall(to: Set<Side>)
     /// The channel is reset and no other can be made until the harness has looked.
     case sever
+    /// The same, and it never heals: a doubt is ended by this word of an administrator, once the other host is off.
+    case severForGood(Resolution)
+    /// Packets of the channel are dropped, on their way to one side or to both, and that never heals.
+    case stallForGood(to: Set<Side>)
     /// `systemctl VERB UNIT` on a host.
     case systemctl(String, Side)
     case daemonReload(Side)
@@ -30,6 +34,8 @@ enum Fault: Hashable, Sendable {
     case stopAndCut(String)
     /// The host loses its power, and gets it again a moment later.
     case crash(Side)
+    /// The host loses its power and never gets it again.
+    case crashForGood(Side)
     /// The n-th system call of the daemon that is held fails with this error once it goes on.
     case failingCall(Int, String)
     /// The destination's daemon can make no more processes and threads for 0.5 s, pids cgroup.
@@ -50,15 +56,32 @@ enum Fault: Hashable, Sendable {
         case .stall(let sides) where sides.count > 1: "channel stalled for 3 s"
         case .stall(let sides): "channel half-open for 3 s: nothing reaches the \(sides.first?.rawValue ?? "")"
         case .sever: "wire gone until looked at"
+        case .severForGood(let word): "wire gone for good, resolve --\(word.rawValue)"
+        case .stallForGood(let sides) where sides.count > 1: "channel stalled for good"
+        case .stallForGood(let sides): "channel half-open for good: nothing reaches the \(sides.first?.rawValue ?? "")"
         case .systemctl(let verb, let side): "systemctl \(verb) at the \(side.rawValue)"
         case .daemonReload(let side): "daemon-reload at the \(side.rawValue)"
         case .stopAndCut(let verb): "systemctl \(verb) at the source, and channel reset"
         case .crash(let side): "power loss of the \(side.rawValue)"
+        case .crashForGood(let side): "power loss of the \(side.rawValue) for good"
         case .failingCall(let number, let error): "\(error) in the \(Self.ordinal(number)) system call"
         case .noPids: "no processes left at the destination"
         case .noMemory(let size): "\(size) KiB of memory left at the destination"
         case .noDisk: "no space left for the destination's journal"
         }
+    }
+
+    /// Whether nothing but an administrator ends it.
+    var isForGood: Bool {
+        switch self {
+        case .severForGood, .stallForGood, .crashForGood: true
+        default: false
+        }
+    }
+
+    /// What an administrator says if the move stays in doubt.
+    var resolution: Resolution {
+        if case .severForGood(let word) = self { word } else { .keep }
     }
 
     /// Whether the service may go on with one of its two processes.
@@ -86,10 +109,13 @@ enum Fault: Hashable, Sendable {
         case .stall(let sides) where sides.count > 1: "stall"
         case .stall(let sides): "half-open to \(sides.first?.rawValue ?? "")"
         case .sever: "wire gone"
+        case .severForGood(let word): "wire gone, \(word.rawValue)"
+        case .stallForGood(let sides) where sides.count > 1: "stall"
+        case .stallForGood(let sides): "half-open to \(sides.first?.rawValue ?? "")"
         case .systemctl(let verb, let side): "\(verb) \(side.rawValue)"
         case .daemonReload(let side): "daemon-reload \(side.rawValue)"
         case .stopAndCut(let verb): "\(verb) and reset"
-        case .crash(let side): "power \(side.rawValue)"
+        case .crash(let side), .crashForGood(let side): "power \(side.rawValue)"
         case .failingCall(let number, let error): "\(error) \(number)"
         case .noPids: "pids"
         case .noMemory(let size): "\(size) KiB"
@@ -142,6 +168,11 @@ enum Outcome: String, CaseIterable, Sendable {
     case rolledBack = "rolled back"
     case inDoubtThenMoved = "in doubt, then moved"
     case inDoubtThenRolledBack = "in doubt, then rolled back"
+    case inDoubtThenKept = "in doubt, then kept by resolve"
+    case inDoubtThenGivenUp = "in doubt, then given up by resolve"
+    case movedThenKept = "moved, then kept by resolve"
+    /// Nothing but a return of that host brings it back.
+    case downWithHost = "down with its host"
     /// By whoever stopped it; started again by the harness, and moved.
     case ended
     /// The same, and started again, by systemd or because that was asked for.
@@ -163,6 +194,13 @@ enum Outcome: String, CaseIterable, Sendable {
         case .rolledBack: "it runs at the source as if nothing had been tried"
         case .inDoubtThenMoved: "the source had to ask, and the destination has it"
         case .inDoubtThenRolledBack: "the source had to ask, and has it"
+        case .inDoubtThenKept:
+            "the source had no answer; the destination off, `resolve --keep` had the same process run on there"
+        case .inDoubtThenGivenUp:
+            "the source had no answer; `resolve --give-up` ended it there; it ran once when the destination came back"
+        case .movedThenKept:
+            "it runs at the destination, which had no confirmation; the source off, `resolve --keep` made it its own"
+        case .downWithHost: "it ended with the host that had it, and ran once when that came back"
         case .ended: "stopped, as that was asked for; it ran once again, and moved, when it was started"
         case .restarted: "killed or stopped by the fault, and started again once"
         case .crippled: "it runs on without the child that was killed"
@@ -181,6 +219,10 @@ enum Outcome: String, CaseIterable, Sendable {
         case .rolledBack: "r"
         case .inDoubtThenMoved: "d→m"
         case .inDoubtThenRolledBack: "d→r"
+        case .inDoubtThenKept: "d→k"
+        case .inDoubtThenGivenUp: "d→g"
+        case .movedThenKept: "m→k"
+        case .downWithHost: "off"
         case .ended: "e"
         case .crippled: "c"
         case .restarted: "e→s"

@@ -31,15 +31,15 @@ struct Injection {
         case .killArriving(let main): return (Self.kill(member(of: standing.destination, main)), nil)
         case .killService(let main): return (Self.kill(member(of: standing.source, main)), nil)
         case .cut: try reset()
-        case .stall(let sides):
+        case .stall(let sides), .stallForGood(let sides):
             for side in sides { try drop(on: standing.view(side)) }
-        case .sever:
+        case .sever, .severForGood:
             // Each end by itself: it must not depend on packets that are dropped.
             for view in both { try drop(on: view) }
             try reset()
         case .systemctl(let verb, let side):
             return (true, try standing.view(side).host.spawn("systemctl", verb, Bench.unit))
-        case .crash(let side): try bench.lab.crash(standing.view(side).host.name)
+        case .crash(let side), .crashForGood(let side): try bench.lab.crash(standing.view(side).host.name)
         case .stopAndCut(let verb):
             let command = try standing.source.host.spawn("systemctl", verb, Bench.unit)
             poll(nil, 0, 150)
@@ -65,8 +65,10 @@ struct Injection {
     /// Takes it out.
     func heal() throws {
         switch fault {
-        case .stall, .sever:
-            for view in both { try view.host.run("nft", "delete", "table", "inet", "faults", allowFailure: true) }
+        case .stall, .sever: try reconnect()
+        case .severForGood, .stallForGood, .crashForGood:
+            for view in both where !view.host.isUp { try bench.lab.boot(view.host.name) }
+            try reconnect()
         case .crash(let side):
             let host = standing.view(side).host
             if !host.isUp { try bench.lab.boot(host.name) }
@@ -75,6 +77,11 @@ struct Injection {
             try standing.destination.host.run("rm", "-f", "/var/lib/mobilityd/fill")
         default: break
         }
+    }
+
+    /// The channel's packets are dropped no longer.
+    private func reconnect() throws {
+        for view in both { try view.host.run("nft", "delete", "table", "inet", "faults", allowFailure: true) }
     }
 
     private var both: [HostView] { [standing.source, standing.destination] }

@@ -2,8 +2,10 @@ import Migration
 
 /// The cells, in the order in which they are tried.
 enum Plan {
-    /// Every fault at every point at which there is something to do it to.
-    static let all: [Cell] = faults.flatMap { fault, points in points.map { Cell(point: $0, fault: fault) } }
+    /// Every fault at every point at which there is something to do it to; those that never heal come last.
+    static let all: [Cell] = (faults + lasting).flatMap { fault, points in
+        points.map { Cell(point: $0, fault: fault) }
+    }
 
     /// A minute's worth: the daemon of either side ends at each turn of the protocol.
     static let quick: [Cell] = [
@@ -40,6 +42,17 @@ enum Plan {
             (.crash(.source), Waypoint.allCases.filter(turns.contains)),
             (.crash(.destination), Waypoint.allCases.filter(turns.contains)),
         ]
+
+    /// What only an administrator ends.
+    private static let lasting: [(Fault, [Waypoint])] = [
+        (.severForGood(.keep), Waypoint.allCases.filter(turns.contains)),
+        (.severForGood(.giveUp), Waypoint.allCases.filter(turns.contains)),
+        (.stallForGood(to: [.source, .destination]), messages),
+        (.stallForGood(to: [.source]), messages),
+        (.stallForGood(to: [.destination]), messages),
+        (.crashForGood(.source), Waypoint.allCases.filter(turns.contains)),
+        (.crashForGood(.destination), Waypoint.allCases.filter(turns.contains)),
+    ]
 
     /// systemctl(1) on the host that is held.
     private static var commands: [(Fault, [Waypoint])] {

@@ -9,10 +9,9 @@ struct Report {
 
     private func count(_ outcomes: Outcome...) -> Int { results.count { outcomes.contains($0.outcome) } }
 
-    /// Cells after which exactly one host ran the service.
     /// Cells that ended as they must: a service that was told to stop runs once when it is started again.
     private var ranOnce: Int {
-        count(.moved, .rolledBack, .inDoubtThenMoved, .inDoubtThenRolledBack, .restarted, .crippled, .reset, .ended)
+        results.count { !$0.outcome.isBad } + count(.reset)
     }
 
     var summary: String {
@@ -49,7 +48,15 @@ struct Report {
         |---|---|---|
         \(outcomes)
 
-        \(Side.allCases.map(matrices).joined(separator: "\n\n"))
+        \(Side.allCases.map { matrices($0, forGood: false) }.joined(separator: "\n\n"))
+
+        # What never heals
+
+        The wire or a host is gone for good. The service may run at most once, and what is left in doubt or unconfirmed
+        an administrator ends by `mobilityctl resolve`, having switched the other host off. Then the other host comes
+        back, and the next move must succeed.
+
+        \(Side.allCases.map { matrices($0, forGood: true) }.joined(separator: "\n\n"))
 
         \(exceptions)
         """
@@ -64,8 +71,8 @@ struct Report {
     }
 
     /// Points downwards, faults across, in as many tables as the width asks for.
-    private func matrices(_ side: Side) -> String {
-        let own = results.filter { $0.cell.point.side == side }
+    private func matrices(_ side: Side, forGood: Bool) -> String {
+        let own = results.filter { $0.cell.point.side == side && $0.cell.fault.isForGood == forGood }
         var faults: [Fault] = []
         for result in own where !faults.contains(result.cell.fault) { faults.append(result.cell.fault) }
         let points = Waypoint.allCases.filter { point in own.contains { $0.cell.point == point } }

@@ -7,7 +7,7 @@ import Migration
 struct Trial {
     let bench: Bench
     let cell: Cell
-    private let standing: Bench.Standing
+    let standing: Bench.Standing
     private let counters: [String: Int]
     private let start = Clock.monotonic
 
@@ -34,6 +34,8 @@ struct Trial {
         guard try awaitPoint(view, mover) else {
             return result(.missed, "the move ended: \(mover.errorOutput)")
         }
+        var watch = Watch()
+        if cell.fault.isForGood { lookAhead(&watch) }
         let (applied, command) = try injection.apply()
         defer {
             command?.kill()
@@ -44,7 +46,8 @@ struct Trial {
         }
         poll(nil, 0, Int32(injection.pause / .milliseconds(1)))
         bench.release(cell.point, on: view)
-        let watch = try look(for: injection.duration, mover)
+        try look(&watch, for: injection.duration, mover)
+        if cell.fault.isForGood { return try judgeForGood(watch, injection) }
         try injection.heal()
         return try judge(watch, mover, command)
     }
@@ -67,16 +70,18 @@ struct Trial {
     // MARK: - Watching
 
     /// What was seen between the fault and the end of its consequences.
-    private struct Watch {
+    struct Watch {
         var wasInDoubt = false
         var ranTwice = false
+        /// The destination was seen at work.
+        var ranThere = false
         /// How many looks in a row found the same.
         var doubts = 0
         var doubles = 0
         var last: [Copy] = []
     }
 
-    private func look(_ watch: inout Watch) {
+    func look(_ watch: inout Watch) {
         // A move that goes well is in doubt for a millisecond or two.
         watch.doubts = standing.source.record.hasPrefix("in-doubt") ? watch.doubts + 1 : 0
         if watch.doubts > 4 { watch.wasInDoubt = true }
@@ -86,20 +91,28 @@ struct Trial {
             !copy.isFrozen && watch.last.contains { $0.pid == copy.pid && $0.naps < copy.naps }
         }
         watch.last = copies
+        if running.contains(where: { $0.host == standing.destination.host.name }) { watch.ranThere = true }
         watch.doubles = Set(running.map(\.host)).count > 1 ? watch.doubles + 1 : 0
         if watch.doubles > 4 { watch.ranTwice = true }
     }
 
     /// Watches for that long and until mobilityctl has ended, which it does not while the move is in doubt.
-    private func look(for duration: Duration, _ mover: LabProcess) throws -> Watch {
-        var watch = Watch()
+    private func look(_ watch: inout Watch, for duration: Duration, _ mover: LabProcess) throws {
         let clock = ContinuousClock()
         let (end, limit) = (clock.now + duration, clock.now + duration + .seconds(45))
         while clock.now < end || mover.isRunning && !watch.wasInDoubt && clock.now < limit {
             look(&watch)
             poll(nil, 0, 10)
         }
-        return watch
+    }
+
+    /// Long enough to see whether a process that is there works: what a host that goes down for good has done by then,
+    /// nobody can ask afterwards.
+    private func lookAhead(_ watch: inout Watch) {
+        for _ in 0..<10 {
+            look(&watch)
+            poll(nil, 0, 10)
+        }
     }
 
     // MARK: - Judging
@@ -146,7 +159,7 @@ struct Trial {
     }
 
     /// Nil if no connection of the clients was touched and all go on.
-    private func connectionProblem() -> String? {
+    func connectionProblem() -> String? {
         do {
             try bench.clients.awaitProgress(.seconds(8))
             let now = try bench.client.counters()
@@ -161,7 +174,7 @@ struct Trial {
     }
 
     /// The next move must succeed, and its clients see nothing of it.
-    private func again(_ outcome: Outcome) throws -> CellResult {
+    func again(_ outcome: Outcome) throws -> CellResult {
         do {
             // Connections of a service that has ended hear of it only when they next send.
             if [.ended, .restarted, .crippled].contains(outcome) { bench.clients.end() }
@@ -193,12 +206,12 @@ struct Trial {
         }
     }
 
-    private func result(_ outcome: Outcome, _ detail: String) -> CellResult {
+    func result(_ outcome: Outcome, _ detail: String) -> CellResult {
         CellResult(
             cell: cell, outcome: outcome, detail: detail, milliseconds: Int((Clock.monotonic - start) / 1_000_000))
     }
 
-    private func logs() -> String {
+    func logs() -> String {
         [standing.source, standing.destination].map { view in
             let log = try? view.host.run(
                 "sh", "-c",

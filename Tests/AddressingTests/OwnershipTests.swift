@@ -72,7 +72,8 @@ import Testing
                 #expect("\(error)".contains("10.9.0.1/24 on eth0"))
                 #expect("\(error)".contains("172.30.0.1"))
             }
-            #expect(try manager.list().interface(for: VirtualAddress(text: "172.30.0.1/24")!, named: "eth0").name == "eth0")
+            #expect(
+                try manager.list().interface(for: VirtualAddress(text: "172.30.0.1/24")!, named: "eth0").name == "eth0")
             #expect(throws: AddressingError.self) { try manager.list().interface(for: Network.vip4, named: "eth9") }
         }
     }
@@ -218,7 +219,8 @@ import Testing
             let nic = try network.a.inside { try Network.nic() }
             return watched.allSatisfy { present.contains($0, on: nic) }
         }
-        #expect(seen(addresses[0]).isEmpty && seen(addresses[2]).isEmpty, "one that is suspended and one that has ended")
+        #expect(
+            seen(addresses[0]).isEmpty && seen(addresses[2]).isEmpty, "one that is suspended and one that has ended")
         watch.cancel()
     }
 }
