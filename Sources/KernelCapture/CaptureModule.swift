@@ -198,7 +198,7 @@ public final class CaptureModule: Sendable {
 }
 
 /// Gathers what libbpf would print, for the length of one load.
-private final class LibraryLog {
+final class LibraryLog {
     private static let lines = Mutex<String>("")
     private let previous: libbpf_print_fn_t?
 

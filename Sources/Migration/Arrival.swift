@@ -214,7 +214,10 @@ final class Arrival {
             throw MoveError(.step, "the service has made or ended processes since the check")
         }
         try SourceMove.step("restoring the memory of \(offer.unit)") {
-            let restore = try self.restore ?? ServiceRestore(tree: tree, image: message.image)
+            let restore =
+                try self.restore
+                ?? ServiceRestore(
+                    tree: tree, image: message.image, congestion: host.congestion)
             self.restore = restore
             restore.frozenNanoseconds = elapsed(message.image.clocks)
             try restore.mapMemory(message.image)

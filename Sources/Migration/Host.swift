@@ -16,6 +16,7 @@ public final class Host: Sendable {
     public let hook: ConnectHook
     public let addresses = AddressManager()
     public let capture: CaptureModule
+    let congestion: CongestionModule?
     public let digests = FileDigests()
     public let moves = MoveTable()
     let doubts = DoubtTable()
@@ -39,8 +40,17 @@ public final class Host: Sendable {
         self.hook = hook
         self.capture = capture
         watches = AddressWatches(log: log)
+        congestion = Self.loadCongestion(log)
         managerReload = ManagerReload(log: log)
         identityBox = Mutex(identity)
+    }
+
+    /// A service moves without it, and its connections find out anew how much their paths take.
+    private static func loadCongestion(_ log: Logger) -> CongestionModule? {
+        do throws(CaptureModuleError) { return try CongestionModule.load() } catch {
+            log.warning("congestion windows do not go along: \(error)")
+            return nil
+        }
     }
 
     public var identity: Identity {

@@ -136,6 +136,8 @@ public protocol RestoreContext: AnyObject {
     var parked: ParkedDescriptors { get }
     /// Nanoseconds the service has been frozen so far, for what ages by real time.
     var frozenNanoseconds: Int64 { get }
+    /// Nil where the kernel does not offer it: connections find their congestion window anew.
+    var congestion: CongestionModule? { get }
 }
 
 /// When, in the order of restoring, a description is made.

@@ -1,4 +1,5 @@
 import Kernel
+import KernelCapture
 import ProcessImage
 import Resources
 
@@ -56,6 +57,7 @@ public struct Awakening: Codable, Sendable {
     private final class Context: RestoreContext {
         let image: ServiceImage
         let parked = ParkedDescriptors()
+        let congestion: CongestionModule? = nil
         let frozenNanoseconds: Int64 = 0
         private let places: [(description: Int32, pid: Int32, number: Int32)]
         var unit: String { image.unit }

@@ -1,6 +1,7 @@
 import CKernel
 import Glibc
 import Kernel
+import KernelCapture
 import ProcessImage
 import Resources
 
@@ -15,6 +16,7 @@ public final class ServiceRestore: RestoreContext {
     public var unit: String { image.unit }
     public var frozenNanoseconds: Int64 = 0
     public let parked = ParkedDescriptors()
+    public let congestion: CongestionModule?
     /// The arriving unit's holder, source of descriptors 1 and 2.
     let holder: ProcessHandle?
 
@@ -37,9 +39,10 @@ public final class ServiceRestore: RestoreContext {
         init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
     }
 
-    public init(tree: EmbryoTree, image: ServiceImage) throws(RestoreError) {
+    public init(tree: EmbryoTree, image: ServiceImage, congestion: CongestionModule? = nil) throws(RestoreError) {
         self.tree = tree
         self.image = image
+        self.congestion = congestion
         if let pid = tree.place.holder {
             holder = try step(pid, "holder") { () throws(KernelError) in try ProcessHandle(pid: pid) }
         } else {

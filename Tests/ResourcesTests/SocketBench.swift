@@ -189,6 +189,7 @@ final class OwnRestore: RestoreContext {
     var ids: CredentialsImage?
     var frozenNanoseconds: Int64 = 0
     let parked = ParkedDescriptors()
+    var congestion: CongestionModule?
 
     func embryo(_ pid: Int32) -> (any EmbryoPort)? { pid == port.pid ? port : nil }
     func take(description index: Int32) throws(KernelError) -> FileDescriptor {

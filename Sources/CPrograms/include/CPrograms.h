@@ -3,3 +3,4 @@
 #include "ConnectProgram.h"
 #include "HoldProgram.h"
 #include "CaptureProgram.h"
+#include "CongestionProgram.h"

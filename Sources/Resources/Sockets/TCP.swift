@@ -34,10 +34,11 @@ enum TCP {
         var pathMTU: UInt32
         /// Smoothed, µs; 0 if none was measured.
         var roundTrip: UInt32
+        var congestion: CongestionWindow
 
         init(of socket: borrowing FileDescriptor) throws(KernelError) {
             let bytes = try Socket.option(socket, SocketOption.tcp, 11, limit: 104)
-            guard bytes.count >= 72 else {
+            guard bytes.count >= 84 else {
                 throw KernelError(call: "getsockopt", object: "TCP_INFO", code: .invalidArgument)
             }
             state = bytes[0]
@@ -51,6 +52,7 @@ enum TCP {
             backlog = word(28)
             pathMTU = word(60)
             roundTrip = word(68)
+            congestion = CongestionWindow(segments: word(80), threshold: word(76))
         }
     }
 

@@ -40,6 +40,9 @@ enum TCPConnection: DescriptorKind {
         var timestampRecent: UInt32 = 0
         /// As `TCP.Information` has it.
         var roundTrip: UInt32 = 0
+        /// What `CongestionWindow` has.
+        var congestionWindow: UInt32 = 0
+        var slowStartThreshold: UInt32 = 0
 
         var subject: String { "tcp \(local) ↔ \(remote)" }
     }
@@ -144,6 +147,8 @@ enum TCPConnection: DescriptorKind {
             record.receiveScale = info.receiveScale
             record.pathMTU = info.pathMTU
             record.roundTrip = info.roundTrip
+            record.congestionWindow = info.congestion.segments
+            record.slowStartThreshold = info.congestion.threshold
             record.maximumSegment = try TCP.get(socket, TCP.maximumSegment)
             record.timestamp = try TCP.get(socket, TCP.timestamp)
             record.window = Bytes(try Socket.option(socket, SocketOption.tcp, TCP.repairWindow, limit: 20))

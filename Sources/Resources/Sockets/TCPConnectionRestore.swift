@@ -1,5 +1,6 @@
 import Glibc
 import Kernel
+import KernelCapture
 import ProcessImage
 
 /// The connection is made in repair mode, in which bind(2), connect(2) and send(2) only set state; it stays in that
@@ -52,6 +53,10 @@ extension TCPConnection {
         }
     }
 
+    /// A congestion window tells nothing of a path that was not used for longer, ns; RFC 2861 halves it each RTO, which
+    /// the kernel does for what it sends itself.
+    private static let staleness: Int64 = 1_000_000_000
+
     /// Gives the embryo's new socket `number` the connection's state.
     private static func build(
         _ record: Record, _ number: Int32, flags: Int32, in embryo: any EmbryoPort, context: any RestoreContext,
@@ -67,6 +72,10 @@ extension TCPConnection {
                 try TCP.set(socket, TCP.repair, TCP.offSilently)
                 try record.settings.applyReuse(to: socket)
             } else {
+                if record.congestion != .initial, context.frozenNanoseconds < staleness {
+                    // Without it the connection is slower for a while.
+                    try? context.congestion?.give(record.congestion, to: socket)
+                }
                 try negotiate(record, elapsed: context.frozenNanoseconds, on: socket, defaults)
                 // Before the queues as well: the size of segments is bounded by half the largest window seen.
                 try setWindow(record, received: record.receiveSequence, on: socket)
@@ -295,6 +304,10 @@ extension TCPConnection {
 extension TCPConnection.Record {
     /// A byte that the peer has acknowledged long ago stands ahead of the queue until the socket lives.
     var carriesRoundTrip: Bool { options & 1 != 0 && roundTrip > 0 && state != TCP.finWait2 }
+
+    fileprivate var congestion: CongestionWindow {
+        CongestionWindow(segments: congestionWindow, threshold: slowStartThreshold)
+    }
 
     var firstInQueue: UInt32 { sendSequence &- (carriesRoundTrip ? 1 : 0) }
 
