@@ -33,6 +33,14 @@ public struct AddressTable: Sendable {
         exact.contains(Place(interface: interface.index, bytes: address.bytes, prefix: address.family.bits))
     }
 
+    /// The host's own address that shares a subnet with `address` on that interface, if it has one.
+    public func own(beside address: VirtualAddress, on interface: NetworkInterface) -> VirtualAddress? {
+        subnets.filter {
+            $0.interfaceIndex == interface.index
+                && address.sharesPrefix(with: $0.address.bytes, bits: $0.address.prefix)
+        }.max { $0.address.prefix < $1.address.prefix }?.address
+    }
+
     /// The interface for `address`: the named one, else the one with a subnet that contains it (longest prefix wins).
     public func interface(for address: VirtualAddress, named name: String? = nil) throws(AddressingError)
         -> NetworkInterface

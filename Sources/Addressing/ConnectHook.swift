@@ -45,23 +45,7 @@ public struct ConnectHook: Sendable {
         let map = try object.map("connect_options")
         try kernel { () throws(KernelError) in try map.set(UInt32(0), to: ConnectSettings(vips, options)) }
         // One program at a time: whichever of the old and the new runs first binds, the other finds the socket bound.
-        for name in Self.programs {
-            let program = try object.program(name)
-            guard let link = bpf_program__attach_cgroup(program, cgroup.raw) else {
-                throw .program(
-                    step: "attach \(name) to", object: cgroupPath, why: ProgramObject.reason(ck_errno()), log: "")
-            }
-            // The pin keeps the link; without one, closing it here undoes the attachment.
-            defer { _ = bpf_link__destroy(link) }
-            let path = "\(pins)/\(name)"
-            let fresh = path + "_new"
-            if Files.exists(fresh) { try kernel { () throws(KernelError) in try Files.remove(fresh) } }
-            let result = bpf_link__pin(link, fresh)
-            guard result == 0 else {
-                throw .program(step: "pin the link of", object: path, why: ProgramObject.reason(-result), log: "")
-            }
-            try kernel { () throws(KernelError) in _ = try systemCall("rename", on: path) { rename(fresh, path) } }
-        }
+        for name in Self.programs { try object.attach(name, to: cgroup, at: cgroupPath, pinning: "\(pins)/\(name)") }
     }
 
     /// Ends the hook of a unit. Repeatable.

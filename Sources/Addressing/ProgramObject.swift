@@ -115,6 +115,25 @@ struct ProgramObject: ~Copyable, @unchecked Sendable {
         }
     }
 
+    /// Attaches a program to a cgroup by a link that is pinned at `path`, in the place of one that was pinned there.
+    func attach(
+        _ program: String, to cgroup: borrowing FileDescriptor, at cgroupPath: String, pinning path: String
+    ) throws(AddressingError) {
+        guard let link = bpf_program__attach_cgroup(try self.program(program), cgroup.raw) else {
+            throw .program(
+                step: "attach \(program) to", object: cgroupPath, why: Self.reason(ck_errno()), log: "")
+        }
+        // The pin keeps the link; without one, closing it here undoes the attachment.
+        defer { _ = bpf_link__destroy(link) }
+        let fresh = path + "_new"
+        if Files.exists(fresh) { try kernel { () throws(KernelError) in try Files.remove(fresh) } }
+        let result = bpf_link__pin(link, fresh)
+        guard result == 0 else {
+            throw .program(step: "pin the link of", object: path, why: Self.reason(-result), log: "")
+        }
+        try kernel { () throws(KernelError) in _ = try systemCall("rename", on: path) { rename(fresh, path) } }
+    }
+
     /// Removes our filter from one direction of `interface`, and nothing else there. Repeatable.
     static func detach(from interface: NetworkInterface, ingress: Bool) throws(AddressingError) {
         libbpf_set_print(nil)

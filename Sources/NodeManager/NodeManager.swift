@@ -17,6 +17,8 @@ public final class NodeManager: ManagerBackend {
     public let features = ["capture-bpf", "hold-queue", "connect-hook", "tls1.3"]
     let host: Host
     let log: Logger
+    /// Nil where it could not be attached.
+    let clients: ClientHook?
     let state = Mutex(State())
     private let listener: PeerListener
 
@@ -57,6 +59,7 @@ public final class NodeManager: ManagerBackend {
             hold: try HoldQueue(pinDirectory: "/sys/fs/bpf/mobilityd/hold"),
             hook: ConnectHook(directory: "/sys/fs/bpf/mobilityd/hooks"), capture: try CaptureModule.load())
         self.host = host
+        clients = Self.attachClientHook(log)
         self.log = log
         nodeName = identity.name
         let gate = ArrivalGate()
@@ -76,6 +79,17 @@ public final class NodeManager: ManagerBackend {
         }
         takeUpUnfinishedMoves()
         resumeOwnership()
+    }
+
+    /// Services move without it, but not while a process of their own host is connected to them.
+    private static func attachClientHook(_ log: Logger) -> ClientHook? {
+        do {
+            return try ClientHook(
+                directory: "/sys/fs/bpf/mobilityd/clients", cgroupPath: try Cgroup.mountPoint())
+        } catch {
+            log.warning("processes of this host keep no connection to a service that moves: \(error)")
+            return nil
+        }
     }
 
     private static func nodes(settings: NodeSettings, identity: Identity) -> [NodeInfo] {

@@ -15,7 +15,9 @@ extension NodeManager {
             let systemd = try SystemdClient()
             let views = try annotatedUnits(systemd).map { unit in (unit, view: load(unit, systemd: systemd)) }
             findConflicts(views.compactMap { try? $0.view.get().annotation })
-            attachHoldQueue(views.compactMap { try? $0.view.get() })
+            let places = places(of: views.compactMap { try? $0.view.get() })
+            attachHoldQueue(places)
+            separateClients(of: places, isAll: true)
             for (unit, view) in views { fresh[unit] = describe(unit, view) }
         } catch {
             log.error("reading the annotated units: \(error)")
@@ -35,14 +37,29 @@ extension NodeManager {
         for unit in old.keys.sorted() where fresh[unit] == nil { post(.serviceRemoved(unit: unit)) }
     }
 
-    /// Puts the hold queue's programs on the NICs that these units use, long before one of them moves here.
-    private func attachHoldQueue(_ views: [UnitView]) {
-        var nics: [Int32: NetworkInterface] = [:]
-        for view in views {
-            // A unit whose address has no interface here is told so when it claims it.
-            for (_, nic) in (try? view.interfaces(host.addresses)) ?? [] { nics[nic.index] = nic }
+    /// The addresses of these units and their interfaces here. A unit whose address has none is told so when it claims
+    /// it.
+    private func places(of views: [UnitView]) -> [(Addressing.VirtualAddress, NetworkInterface)] {
+        views.flatMap { (try? $0.interfaces(host.addresses)) ?? [] }
+    }
+
+    /// Has this host's own clients of these addresses use one of the host's, wherever the service is.
+    ///
+    /// - Parameter isAll: of no others from now on.
+    private func separateClients(of places: [(Addressing.VirtualAddress, NetworkInterface)], isAll: Bool) {
+        guard let clients else { return }
+        do throws(AddressingError) {
+            let table = try host.addresses.list()
+            let pairs = places.compactMap { address, nic in table.own(beside: address, on: nic).map { (address, $0) } }
+            if isAll { try clients.set(pairs) } else { try clients.add(pairs) }
+        } catch {
+            log.warning("this host's clients of the virtual addresses are not told apart: \(error)")
         }
-        for nic in nics.values {
+    }
+
+    /// Puts the hold queue's programs on the NICs that these units use, long before one of them moves here.
+    private func attachHoldQueue(_ places: [(Addressing.VirtualAddress, NetworkInterface)]) {
+        for nic in Set(places.map(\.1)) {
             do throws(AddressingError) { try host.hold.attach(to: nic) } catch {
                 log.warning("the hold queue is put on \(nic.name) only at the first claim: \(error)")
             }
@@ -73,7 +90,9 @@ extension NodeManager {
     /// Reads one unit again; adds it when it is new.
     func refresh(_ unit: String) {
         guard let systemd = try? SystemdClient() else { return }
-        let info = describe(unit, load(unit, systemd: systemd))
+        let loaded = load(unit, systemd: systemd)
+        if let view = try? loaded.get() { separateClients(of: places(of: [view]), isAll: false) }
+        let info = describe(unit, loaded)
         let isNew = state.withLock { state in
             defer { state.services[unit] = info }
             return state.services[unit] == nil

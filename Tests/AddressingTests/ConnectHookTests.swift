@@ -196,4 +196,47 @@ private final class TestCgroup: Sendable {
         }
         _ = rmdir("/tmp/mobt")
     }
+
+    /// Processes of the host that has the address, and are not the unit's.
+    @Test func clientsOfThisHostHaveAnAddressOfItsOwn() throws {
+        guard mayRun() else { return }
+        let fixture = try Fixture()
+        let any4 = VirtualAddress(text: "0.0.0.0")!, any6 = VirtualAddress(text: "::")!
+        let listeners = try fixture.network.a.inside {
+            [try Socket.listening(any6, 7000), try Socket.listening(any4, 7001)]
+        }
+        defer { withExtendedLifetime(listeners) {} }
+        let (vip4, vip6) = (Network.vip4.text, Network.vip6.text)
+        #expect(try fixture.source("tcp", to: vip4) == vip4, "without the hook")
+        #expect(try fixture.source("tcp", to: vip6) == vip6, "without the hook")
+        let hook = try fixture.network.a.inside {
+            let hook = try ClientHook(directory: fixture.pins.path + "/clients", cgroupPath: fixture.cgroup.path)
+            let (table, nic) = (try AddressManager().list(), try Network.nic())
+            try hook.set(
+                [Network.vip4, Network.vip6].compactMap { address in
+                    table.own(beside: address, on: nic).map { (address, $0) }
+                })
+            return hook
+        }
+        for kind in ["tcp", "udp"] {
+            #expect(try fixture.source(kind, to: vip4) == "10.9.0.1")
+            #expect(try fixture.source(kind, to: vip6) == "fd09::1")
+            #expect(try fixture.source(kind, to: "::ffff:" + vip4) == "::ffff:10.9.0.1")
+            #expect(try fixture.source(kind, to: vip4, from: vip4) == vip4, "who chooses his source keeps it")
+        }
+        // The unit's own hook comes first.
+        try fixture.attach()
+        #expect(try fixture.source("tcp", to: vip4) == vip4)
+        #expect(try fixture.source("tcp", to: vip6) == vip6)
+        try fixture.hook.detach(unit: "web@1.service")
+        // Not in another network, whose addresses are others.
+        try fixture.network.b.inside { try AddressManager().add(Network.vip4, to: Network.nic()) }
+        let others = try fixture.network.b.inside { try Socket.listening(any4, 7000) }
+        let script = Self.script
+        let output = try fixture.network.b.inside {
+            try run(["python3", "-c", script, fixture.cgroup.path, "tcp", vip4, ""])
+        }
+        #expect(output.hasPrefix(vip4))
+        withExtendedLifetime((others, hook)) {}
+    }
 }

@@ -55,4 +55,51 @@ struct SurvivalNeighbourTests {
         #expect(try timeouts() == before)
         for unit in [Self.client, Self.server] { try lab[place[unit] ?? "a"].run("systemctl", "stop", unit) }
     }
+
+    /// Ordinary processes of the hosts between which it moves, which bind to nothing before they connect.
+    @Test(arguments: ["10.10.10.93", "fd10:10:10::93"])
+    func `Clients on either host keep their connections`(_ address: String) throws {
+        guard let lab = SurvivalLab.lab() else { return }
+        let (counter, echo) = ("near-counter.service", "near-echo.service")
+        let programs = try (lab.compile("counter"), lab.compile("udp-echo"))
+        let client = try lab.compile("counter-client")
+        let echoAddress = address.replacing("93", with: "94")
+        try lab.installService(counter, "[Service]\nExecStart=\(programs.0) \(address) 7000\n")
+        try lab.installService(echo, "[Service]\nExecStart=\(programs.1) serve \(echoAddress) 7000\n")
+        for (unit, address) in [(counter, address), (echo, echoAddress)] {
+            try lab.annotate(unit: unit, address: address)
+            try lab["a"].start(unit)
+        }
+        defer {
+            for host in ["a", "b"] {
+                _ = try? lab[host].run("systemctl", "stop", counter, echo, allowFailure: true)
+            }
+        }
+        let talks = try ["a", "b"].map {
+            try lab[$0].spawn(client, address, "7000", "20", "10")
+        }
+        let loads = try ["a", "b"].map {
+            try lab[$0].spawn(programs.1, "load", echoAddress, "7000", "200")
+        }
+        defer { (talks + loads).forEach { $0.kill() } }
+        func awaitProgress() throws {
+            let before = talks.map(\.output.count)
+            try waitUntil("numbers at both clients") {
+                zip(talks, before).allSatisfy { $0.isRunning && $0.output.count > $1 + 100 }
+            }
+        }
+        try awaitProgress()
+        for (source, destination) in [("a", "b"), ("b", "a")] {
+            for unit in [counter, echo] { try lab.migrate(unit, from: source, to: destination) }
+            try awaitProgress()
+        }
+        for talk in talks {
+            try talk.signal(SIGTERM)
+            #expect(try talk.wait(timeout: .seconds(10)) == .exited(0), "\(talk.errorOutput)")
+        }
+        for load in loads {
+            let end = try load.loadReport("end")
+            #expect(end["failed"] == 0 && end["resets"] == 0, "\(load.output)")
+        }
+    }
 }

@@ -1,8 +1,8 @@
 // The client of counter: takes the numbers 1, 2, 3, … and sends each back. Prints lines of progress and at
 // SIGTERM one JSON line; a skipped or repeated number, a reset or an end is counted as an error.
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
@@ -32,10 +32,10 @@ int main(int argc, char **argv) {
     int pause = argc > 4 ? atoi(argv[4]) : 0;
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address)) {
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *found;
+    if (getaddrinfo(argv[1], argv[2], &hints, &found)) return 64;
+    int fd = socket(found->ai_family, SOCK_STREAM, 0);
+    if (connect(fd, found->ai_addr, found->ai_addrlen)) {
         perror("counter-client: connect");
         return 1;
     }

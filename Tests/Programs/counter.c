@@ -2,8 +2,8 @@
 // memory, and each TCP client is sent the numbers 1, 2, 3, … and must send them back. Any skipped or repeated number
 // ends the service with status 3 and says where.
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -107,11 +107,11 @@ int main(int argc, char **argv) {
     }
     if (argc == 4) fill(atol(argv[3]) << 20);
     shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *found;
+    if (getaddrinfo(argv[1], argv[2], &hints, &found)) return 64;
+    int listener = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 64)) {
+    if (bind(listener, found->ai_addr, found->ai_addrlen) || listen(listener, 64)) {
         perror("counter: bind");
         return 1;
     }

@@ -3,4 +3,5 @@
 #include "ConnectProgram.h"
 #include "HoldProgram.h"
 #include "CaptureProgram.h"
+#include "ClientsProgram.h"
 #include "CongestionProgram.h"
