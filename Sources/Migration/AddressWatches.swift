@@ -36,12 +36,11 @@ public final class AddressWatches: Sendable {
     /// Watches over the addresses from now on, for this unit alone. A watch that cannot be made is an error in the log
     /// only: the service runs without it.
     func begin(_ places: [(VirtualAddress, NetworkInterface)], for unit: String) {
-        do throws(AddressingError) {
-            try current().begin(places)
-            table.withLock { table in
-                for (address, _) in places { table[address] = Entry(unit: unit) }
-            }
-        } catch {
+        // First: what is heard of an address that is not in the table is passed over.
+        table.withLock { table in
+            for (address, _) in places { table[address] = Entry(unit: unit) }
+        }
+        do throws(AddressingError) { try current().begin(places) } catch {
             log.error("the addresses of \(unit) are not watched over: \(error)", metadata: ["unit": "\(unit)"])
         }
     }

@@ -77,11 +77,13 @@ static __always_inline int bind_ipv6(struct bpf_sock_addr *ctx, __be32 a, __be32
     return verdict(bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source)));
 }
 
+// An address that was bound without a port (IP_BIND_ADDRESS_NO_PORT) is the application's choice as well, and bpf_bind
+// would replace it: __inet_bind of net/ipv4/af_inet.c looks at the port alone.
 SEC("cgroup/connect4")
 int vip_connect4(struct bpf_sock_addr *ctx)
 {
     struct connect_settings *options = settings();
-    if (!options || !options->has_ipv4 || is_left_alone_ipv4(ctx->user_ip4))
+    if (!options || !options->has_ipv4 || is_left_alone_ipv4(ctx->user_ip4) || (ctx->sk && ctx->sk->src_ip4))
         return 1;
     struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = options->ipv4};
     return verdict(bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source)));
@@ -92,7 +94,8 @@ int vip_connect6(struct bpf_sock_addr *ctx)
 {
     struct connect_settings *options = settings();
     __be32 a = ctx->user_ip6[0], b = ctx->user_ip6[1], c = ctx->user_ip6[2], d = ctx->user_ip6[3];
-    if (!options)
+    struct bpf_sock *socket = ctx->sk;
+    if (!options || (socket && (socket->src_ip6[0] || socket->src_ip6[1] || socket->src_ip6[2] || socket->src_ip6[3])))
         return 1;
     if (a == 0 && b == 0 && c == bpf_htonl(0xffff)) {
         if (!options->has_ipv4 || is_left_alone_ipv4(d))
