@@ -56,8 +56,16 @@ public struct UnitView: Sendable {
 
     /// The interface of each address.
     public func interfaces(_ manager: AddressManager) throws(MoveError) -> [(VirtualAddress, NetworkInterface)] {
+        let table: AddressTable
+        do throws(AddressingError) { table = try manager.list() } catch {
+            throw MoveError(.addressUnavailable, "\(error)")
+        }
+        return try interfaces(in: table)
+    }
+
+    /// The same for who asks for many units.
+    public func interfaces(in table: AddressTable) throws(MoveError) -> [(VirtualAddress, NetworkInterface)] {
         do throws(AddressingError) {
-            let table = try manager.list()
             var found: [(VirtualAddress, NetworkInterface)] = []
             for address in addresses {
                 found.append((address, try table.interface(for: address, named: annotation.interface)))

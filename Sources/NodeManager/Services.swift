@@ -15,10 +15,11 @@ extension NodeManager {
             let systemd = try SystemdClient()
             let views = try annotatedUnits(systemd).map { unit in (unit, view: load(unit, systemd: systemd)) }
             findConflicts(views.compactMap { try? $0.view.get().annotation })
-            let places = places(of: views.compactMap { try? $0.view.get() })
+            let table = try host.addresses.list()
+            let places = views.flatMap { (try? $0.view.get().interfaces(in: table)) ?? [] }
             attachHoldQueue(places)
-            separateClients(of: places, isAll: true)
-            for (unit, view) in views { fresh[unit] = describe(unit, view) }
+            separateClients(of: places, table, isAll: true)
+            for (unit, view) in views { fresh[unit] = describe(unit, view, table) }
         } catch {
             log.error("reading the annotated units: \(error)")
             return
@@ -37,20 +38,15 @@ extension NodeManager {
         for unit in old.keys.sorted() where fresh[unit] == nil { post(.serviceRemoved(unit: unit)) }
     }
 
-    /// The addresses of these units and their interfaces here. A unit whose address has none is told so when it claims
-    /// it.
-    private func places(of views: [UnitView]) -> [(Addressing.VirtualAddress, NetworkInterface)] {
-        views.flatMap { (try? $0.interfaces(host.addresses)) ?? [] }
-    }
-
     /// Has this host's own clients of these addresses use one of the host's, wherever the service is.
     ///
     /// - Parameter isAll: of no others from now on.
-    private func separateClients(of places: [(Addressing.VirtualAddress, NetworkInterface)], isAll: Bool) {
+    private func separateClients(
+        of places: [(Addressing.VirtualAddress, NetworkInterface)], _ table: AddressTable, isAll: Bool
+    ) {
         guard let clients else { return }
+        let pairs = places.compactMap { address, nic in table.own(beside: address, on: nic).map { (address, $0) } }
         do throws(AddressingError) {
-            let table = try host.addresses.list()
-            let pairs = places.compactMap { address, nic in table.own(beside: address, on: nic).map { (address, $0) } }
             if isAll { try clients.set(pairs) } else { try clients.add(pairs) }
         } catch {
             log.warning("this host's clients of the virtual addresses are not told apart: \(error)")
@@ -91,8 +87,11 @@ extension NodeManager {
     func refresh(_ unit: String) {
         guard let systemd = try? SystemdClient() else { return }
         let loaded = load(unit, systemd: systemd)
-        if let view = try? loaded.get() { separateClients(of: places(of: [view]), isAll: false) }
-        let info = describe(unit, loaded)
+        guard let table = try? host.addresses.list() else { return }
+        // A unit whose address has no interface here is told so when it claims it.
+        let places = (try? loaded.get().interfaces(in: table)) ?? []
+        separateClients(of: places, table, isAll: false)
+        let info = describe(unit, loaded, table)
         let isNew = state.withLock { state in
             defer { state.services[unit] = info }
             return state.services[unit] == nil
@@ -114,7 +113,9 @@ extension NodeManager {
         state.withLock { $0.conflicts = Dictionary(uniqueKeysWithValues: found) }
     }
 
-    private func describe(_ unit: String, _ loaded: Result<UnitView, MoveError>) -> ServiceInfo {
+    private func describe(
+        _ unit: String, _ loaded: Result<UnitView, MoveError>, _ table: AddressTable
+    ) -> ServiceInfo {
         var info = ServiceInfo(unit: unit, state: .local, node: nodeName)
         let (conflict, claimProblem) = state.withLock { ($0.conflicts[unit], $0.claimProblems[unit]) }
         info.error = claimProblem ?? ""
@@ -122,7 +123,7 @@ extension NodeManager {
             let view = try loaded.get()
             info.virtualAddresses = view.addresses.map(\.description)
             info.dnsName = view.annotation.dnsName ?? ""
-            if let (_, interface) = try? view.interfaces(host.addresses).first { info.interface = interface.name }
+            if let (_, interface) = try? view.interfaces(in: table).first { info.interface = interface.name }
             if let cgroup = try? view.cgroup() {
                 info.connectHookAttached = (try? host.hook.isAttached(unit: unit, cgroupPath: cgroup.path)) ?? false
             }
