@@ -9,27 +9,20 @@ import Synchronization
 /// What takes time is making and closing the packet socket, which waits for a grace period of RCU (packet_release in
 /// net/packet/af_packet.c), 20 ms here: who has none to lose makes this beforehand and lets it go afterwards.
 public final class Announcement: Sendable {
-    private let addresses: [(VirtualAddress, LinkSocket)]
+    private let places: [(VirtualAddress, NetworkInterface)]
+    private let links: [LinkSocket.Key: LinkSocket]
 
     /// For all addresses of a service: a socket an interface and family.
     public init(_ places: [(VirtualAddress, NetworkInterface)]) throws(AddressingError) {
-        var links: [LinkSocket.Key: LinkSocket] = [:]
-        var addresses: [(VirtualAddress, LinkSocket)] = []
-        for (address, interface) in places {
-            let key = LinkSocket.Key(address, on: interface)
-            let link: LinkSocket
-            if let known = links[key] { link = known } else { link = try LinkSocket(address, on: interface) }
-            links[key] = link
-            addresses.append((address, link))
-        }
-        self.addresses = addresses
+        self.places = places
+        links = try LinkSocket.open(for: places)
     }
 
-    /// Sends it, in microseconds an address.
+    /// Sends it, in microseconds for a few addresses; of many, 32 a millisecond (`FramePace`).
     public func send() throws(AddressingError) {
         var pace = FramePace()
-        for (address, link) in addresses {
-            try link.announce(address)
+        for (address, interface) in places {
+            try links[LinkSocket.Key(address, on: interface)]?.announce(address)
             pace.step()
         }
     }
@@ -90,35 +83,31 @@ private final class Speaker: Sendable {
 
     /// Held while something is sent.
     let state = Mutex(State())
-    /// An eventfd(2) by which the thread hears of a schedule.
-    private let changed: FileDescriptor
+    /// By which the thread hears of a schedule.
+    private let changed: EventCounter
 
     init() throws(AddressingError) {
-        changed = FileDescriptor(
-            owning: try kernel { () throws(KernelError) in
-                try systemCall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)) }
-            })
+        changed = try kernel { () throws(KernelError) in try EventCounter() }
     }
 
     func add(_ places: [(VirtualAddress, NetworkInterface)], _ schedule: [Int]) throws(AddressingError) {
         let now = Clock.monotonic
         let moments = schedule.sorted(by: >).map { now + Int64($0) * 1_000_000 }
-        var links: [LinkSocket.Key: LinkSocket] = [:]
-        for (address, interface) in places {
-            let key = LinkSocket.Key(address, on: interface)
-            let link: LinkSocket
-            if let known = links[key] { link = known } else { link = try LinkSocket(address, on: interface) }
-            links[key] = link
-            state.withLock { state in
-                state.pending[address.bytes] = Pending(address: address, link: link, moments: moments)
+        let links = try LinkSocket.open(for: places)
+        // Closed outside the lock: that waits for a grace period of RCU.
+        let replaced = state.withLock { state in
+            places.compactMap { address, interface -> Pending? in
+                guard let link = links[LinkSocket.Key(address, on: interface)] else { return nil }
+                return state.pending.updateValue(
+                    Pending(address: address, link: link, moments: moments), forKey: address.bytes)
             }
         }
-        var one: UInt64 = 1
-        _ = write(changed.raw, &one, 8)
+        withExtendedLifetime(replaced) {}
+        changed.signal()
     }
 
     func remove(_ addresses: [VirtualAddress]) {
-        // Closed outside the lock: that waits for a grace period of RCU.
+        // Closed outside the lock, as in `add`.
         let gone = state.withLock { state in
             addresses.compactMap { state.pending.removeValue(forKey: $0.bytes) }
         }
@@ -132,14 +121,14 @@ private final class Speaker: Sendable {
             var entries = [stop, changed.raw].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
             _ = poll(&entries, 2, wait)
             if entries[0].revents != 0 { return }
-            if entries[1].revents != 0 { _ = try? changed.read(upTo: 8) }
+            if entries[1].revents != 0 { changed.clear() }
             speak()
         }
     }
 
     /// Sends what is due.
     private func speak() {
-        // Closed outside the lock, as in `remove`.
+        // Closed outside the lock, as in `add`.
         var done: [Pending] = []
         var pace = FramePace()
         for key in state.withLock({ Array($0.pending.keys) }) {

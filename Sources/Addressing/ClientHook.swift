@@ -51,7 +51,9 @@ public final class ClientHook: Sendable {
 
     /// SO_NETNS_COOKIE, socket(7): the number of the calling thread's network namespace.
     private static func networkCookie() throws(KernelError) -> UInt64 {
-        let raw = try systemCall("socket", on: "AF_INET") { socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0) }
+        let raw = try systemCall("socket", on: "AF_INET") {
+            socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | ck_sock_cloexec(), 0)
+        }
         let owner = FileDescriptor(owning: raw)
         let bytes = try Socket.option(owner, SOL_SOCKET, 71, limit: 8)
         return bytes.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) }

@@ -25,6 +25,18 @@ final class LinkSocket: Sendable {
         }
     }
 
+    /// Those that these addresses need, as far as there are none `known`.
+    static func open(
+        for places: [(VirtualAddress, NetworkInterface)], besides known: [Key: LinkSocket] = [:]
+    ) throws(AddressingError) -> [Key: LinkSocket] {
+        var links: [Key: LinkSocket] = [:]
+        for (address, interface) in places {
+            let key = Key(address, on: interface)
+            if links[key] == nil, known[key] == nil { links[key] = try LinkSocket(address, on: interface) }
+        }
+        return links
+    }
+
     /// Tells the link that this host has the address.
     func announce(_ address: VirtualAddress) throws(AddressingError) {
         try kernel { () throws(KernelError) in

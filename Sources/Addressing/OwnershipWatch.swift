@@ -84,16 +84,15 @@ private final class Watcher: Sendable {
     /// Held while something is done about an address.
     let state = Mutex(State())
     let monitor: RouteMonitor
-    /// An eventfd(2) by which the thread hears of other links to listen on.
-    let changed: FileDescriptor
+    /// By which the thread hears of other links to listen on.
+    let changed: EventCounter
     let report: OwnershipWatch.Report
 
     init(_ report: @escaping OwnershipWatch.Report) throws(AddressingError) {
         self.report = report
         do throws(KernelError) {
             monitor = try RouteMonitor()
-            changed = FileDescriptor(
-                owning: try systemCall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)) })
+            changed = try EventCounter()
         } catch {
             throw .kernel(error)
         }
@@ -103,23 +102,17 @@ private final class Watcher: Sendable {
 
     func begin(_ places: [(VirtualAddress, NetworkInterface)]) throws(AddressingError) {
         try state.withLock { (state) throws(AddressingError) in
-            var links: [LinkSocket.Key: LinkSocket] = [:]
-            for (key, mine) in Dictionary(grouping: places, by: { LinkSocket.Key($0.0, on: $0.1) }) {
-                let link: LinkSocket
-                if let known = state.links[key] {
-                    link = known
-                } else {
-                    link = try LinkSocket(mine[0].0, on: mine[0].1)
-                }
-                try listen(link, to: state.watched(key) + mine.map(\.0))
-                links[key] = link
+            let links = state.links.merging(try LinkSocket.open(for: places, besides: state.links)) { known, _ in known
             }
-            state.links.merge(links) { _, new in new }
+            for (key, mine) in Dictionary(grouping: places, by: { LinkSocket.Key($0.0, on: $0.1) }) {
+                if let link = links[key] { try listen(link, to: state.watched(key) + mine.map(\.0)) }
+            }
+            state.links = links
             for (address, interface) in places {
                 state.entries[address.bytes] = Entry(address: address, interface: interface)
             }
         }
-        wake()
+        changed.signal()
     }
 
     func end(_ addresses: [VirtualAddress]) {
@@ -138,16 +131,11 @@ private final class Watcher: Sendable {
                 }
             }
         }
-        if !unused.isEmpty { wake() }
+        if !unused.isEmpty { changed.signal() }
     }
 
     private func listen(_ link: LinkSocket, to addresses: [VirtualAddress]) throws(AddressingError) {
         try kernel { () throws(KernelError) in try link.socket.attach(OwnershipFrames.claimFilter(addresses)) }
-    }
-
-    private func wake() {
-        var one: UInt64 = 1
-        _ = write(changed.raw, &one, 8)
     }
 
     // MARK: - The thread
@@ -163,7 +151,7 @@ private final class Watcher: Sendable {
             }
             if entries[0].revents != 0 { return }
             do throws(KernelError) {
-                if entries[1].revents != 0 { _ = try changed.read(upTo: 8) }
+                if entries[1].revents != 0 { changed.clear() }
                 if entries[2].revents != 0 { handle(try pendingEvents()) }
                 let speaking = zip(links, entries[3...]).filter { $0.1.revents != 0 }.map(\.0)
                 // Who claims an address says so twice, as a request and as a reply. The last word is to be ours.

@@ -45,35 +45,26 @@ public struct PacketSocket: ~Copyable, Sendable {
             self.constant = constant
         }
 
-        /// Receives only frames in which each of these big-endian words (1 or 4 bytes at an offset) has its value.
-        public static func all(_ words: [(offset: UInt32, bytes: Int, value: UInt32)]) -> [FilterInstruction] {
-            var program: [FilterInstruction] = []
-            for (index, word) in words.enumerated() {
-                program.append(.init(word.bytes == 1 ? 0x30 : 0x20, word.offset))  // BPF_LD | BPF_ABS
-                program.append(.init(0x15, word.value, ifFalse: UInt8((words.count - index - 1) * 2 + 1)))  // BPF_JEQ
-            }
-            return program + [.init(0x06, 0x40000), .init(0x06, 0)]  // BPF_RET: this many bytes
-        }
-
-        /// The same, and one of `values` at `offset`, which are 4 bytes each.
+        /// Receives only frames in which each of these big-endian words (1 or 4 bytes at an offset) has its value, and
+        /// the 4 bytes at another offset one of several. Jumps reach 255 instructions: of more than some 240 values
+        /// each comes through, and whoever reads looks for himself.
         public static func all(
             _ words: [(offset: UInt32, bytes: Int, value: UInt32)], and offset: UInt32, in values: [UInt32]
         ) -> [FilterInstruction] {
-            // Jumps reach 255 instructions: with more, whoever reads looks for himself.
-            guard (words.count * 2) + values.count < 250 else { return all(words) }
+            let values = words.count * 2 + values.count < 250 ? values : []
+            let choice = values.isEmpty ? 0 : values.count + 1
             var program: [FilterInstruction] = []
-            let choice = values.count + 1
             for (index, word) in words.enumerated() {
-                program.append(.init(word.bytes == 1 ? 0x30 : 0x20, word.offset))
+                program.append(.init(word.bytes == 1 ? 0x30 : 0x20, word.offset))  // BPF_LD | BPF_ABS
                 let rest = (words.count - index - 1) * 2
-                program.append(.init(0x15, word.value, ifFalse: UInt8(rest + choice + 1)))
+                program.append(.init(0x15, word.value, ifFalse: UInt8(rest + choice + 1)))  // BPF_JEQ
             }
-            program.append(.init(0x20, offset))
+            if !values.isEmpty { program.append(.init(0x20, offset)) }
             for (index, value) in values.enumerated() {
                 let rest = values.count - index - 1
                 program.append(.init(0x15, value, ifTrue: UInt8(rest), ifFalse: rest == 0 ? 1 : 0))
             }
-            return program + [.init(0x06, 0x40000), .init(0x06, 0)]
+            return program + [.init(0x06, 0x40000), .init(0x06, 0)]  // BPF_RET: this many bytes
         }
     }
 

@@ -67,18 +67,24 @@ public final class Promise<Value: Sendable>: Sendable {
     }
 }
 
-/// eventfd(2) used as a latch: once signalled it stays readable.
+/// eventfd(2) used as a latch: once signalled it stays readable, until it is cleared.
 public final class EventCounter: Sendable {
     private let descriptor: FileDescriptor
     public var raw: Int32 { descriptor.raw }
 
     public init() throws(KernelError) {
-        descriptor = FileDescriptor(owning: try systemCall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC)) })
+        descriptor = FileDescriptor(
+            owning: try systemCall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)) })
     }
 
     public func signal() {
         var one: UInt64 = 1
         _ = Glibc.write(descriptor.raw, &one, 8)
+    }
+
+    public func clear() {
+        var count: UInt64 = 0
+        _ = Glibc.read(descriptor.raw, &count, 8)
     }
 
     /// True when it was signalled before `timeout` milliseconds passed.

@@ -49,13 +49,8 @@ public final class CaptureModule: Sendable {
         let log = LibraryLog()
         defer { log.end() }
         let program = program_capture()
-        var options = bpf_object_open_opts()
-        options.sz = (MemoryLayout<bpf_object_open_opts>.offset(of: \.kernel_log_level) ?? 64) + 4
-        let pointer: OpaquePointer? = "capture".withCString { name in
-            options.object_name = name
-            return bpf_object__open_mem(program.start, program.length, &options)
-        }
-        guard let pointer else {
+        let bytes = UnsafeRawBufferPointer(start: program.start, count: program.length)
+        guard let pointer = open(bytes, name: "capture") else {
             throw CaptureModuleError(
                 problem: "cannot open the object", cause: lastError("bpf_object__open_mem"), log: log.text)
         }
@@ -77,6 +72,16 @@ public final class CaptureModule: Sendable {
             Object(
                 pointer: pointer, threadsProgram: bpf_program__fd(threads), filesProgram: bpf_program__fd(files),
                 handshakesProgram: bpf_program__fd(handshakes), gapsProgram: bpf_program__fd(gaps)))
+    }
+
+    /// An object file as libbpf has it; nil, and errno, if it cannot read it.
+    static func open(_ bytes: UnsafeRawBufferPointer, name: String) -> OpaquePointer? {
+        var options = bpf_object_open_opts()
+        options.sz = (MemoryLayout<bpf_object_open_opts>.offset(of: \.kernel_log_level) ?? 64) + 4
+        return name.withCString { name in
+            options.object_name = name
+            return bpf_object__open_mem(bytes.baseAddress, bytes.count, &options)
+        }
     }
 
     private static func lastError(_ call: String) -> KernelError {

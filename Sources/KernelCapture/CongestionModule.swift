@@ -50,14 +50,7 @@ public final class CongestionModule: Sendable {
         let name =
             "mobility_" + (0..<6).map { _ in String("abcdefghijklmnopqrstuvwxyz".randomElement() ?? "x") }.joined()
         let bytes = renamed(name)
-        let opened = bytes.withUnsafeBytes { bytes in
-            "congestion".withCString { text in
-                var options = bpf_object_open_opts()
-                options.sz = (MemoryLayout<bpf_object_open_opts>.offset(of: \.kernel_log_level) ?? 64) + 4
-                options.object_name = text
-                return bpf_object__open_mem(bytes.baseAddress, bytes.count, &options)
-            }
-        }
+        let opened = bytes.withUnsafeBytes { CaptureModule.open($0, name: "congestion") }
         guard let pointer = opened else { throw failure("open the object", ck_errno(), log) }
         do throws(CaptureModuleError) {
             guard let operations = bpf_object__find_map_by_name(pointer, "congestion"),

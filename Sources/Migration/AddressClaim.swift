@@ -93,7 +93,7 @@ public struct AddressClaim: Sendable {
         guard isClaimed else { return }
         var kept: [(VirtualAddress, NetworkInterface)] = []
         let present = try SourceMove.step("listing addresses") { try host.addresses.list() }
-        for (address, interface) in try view.interfaces(host.addresses) {
+        for (address, interface) in try view.interfaces(in: present) {
             do throws(AddressingError) {
                 if !present.contains(address, on: interface) {
                     try ConflictProbe().run(address, on: interface)

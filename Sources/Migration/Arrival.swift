@@ -216,8 +216,7 @@ final class Arrival {
         try SourceMove.step("restoring the memory of \(offer.unit)") {
             let restore =
                 try self.restore
-                ?? ServiceRestore(
-                    tree: tree, image: message.image, congestion: host.congestion)
+                ?? ServiceRestore(tree: tree, image: message.image, congestion: host.congestion)
             self.restore = restore
             restore.frozenNanoseconds = elapsed(message.image.clocks)
             try restore.mapMemory(message.image)

@@ -30,7 +30,7 @@ struct RollbackResolveTests {
         }
         // They are on their way to a host that does not hear them.
         try waitUntil("the doubt") { try a.readText(Self.record).hasPrefix("in-doubt") }
-        try Poll.pause(milliseconds: 200)
+        try Poll.pause(milliseconds: 200)  // packets that are sent to it
         let begin = Clock.monotonic
         try a.run("mobilityctl", "resolve", Self.unit, "--keep", "--other-host-is-off")
         // The source itself waits ten seconds for an answer to its commit.

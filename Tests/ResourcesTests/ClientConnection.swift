@@ -54,3 +54,20 @@ func connect(_ bench: borrowing SocketBench, _ family: Int32, port: UInt16 = 80)
     try Socket.connect(client, address)
     return Connection(server: try Socket.accept(listener), client: client)
 }
+
+/// Takes the server's end of a connection from the source, and gives `restore` its description with a changed record.
+/// The destination has the address then.
+func take(
+    _ connection: inout Connection, _ bench: borrowing SocketBench, to restore: OwnRestore,
+    changing change: (inout TCPConnection.Record) throws -> Void
+) throws {
+    let capture = OwnCapture()
+    var image = try capture.describe(try probe(connection.server))
+    var record = try Payload.decode(TCPConnection.Record.self, from: image, index: 0)
+    try change(&record)
+    image.payload = try Payload.encode(record, for: "the record")
+    restore.image.descriptions = [image]
+    connection.server = FileDescriptor(owning: -1)
+    capture.commit()
+    try bench.connectDestination()
+}

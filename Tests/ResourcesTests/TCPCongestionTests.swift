@@ -15,20 +15,14 @@ import Testing
         var connection = try connect(bench, family)
         try Socket.setOption(connection.server, 6, 13, Array(control.utf8))  // TCP_CONGESTION
         try bench.isolateSource()
-        let capture = OwnCapture()
         let restore = OwnRestore()
         restore.congestion = try CongestionModule.load()
-        var image = try capture.describe(try probe(connection.server))
-        var record = try Payload.decode(TCPConnection.Record.self, from: image, index: 0)
         let fresh = try TCP.Information(of: connection.server).congestion
-        #expect(record.congestionWindow == fresh.segments && record.slowStartThreshold == fresh.threshold)
-        record.congestionWindow = 250
-        record.slowStartThreshold = 180
-        image.payload = try Payload.encode(record, for: "the record")
-        restore.image.descriptions = [image]
-        connection.server = FileDescriptor(owning: -1)
-        capture.commit()
-        try bench.connectDestination()
+        try take(&connection, bench, to: restore) { record in
+            #expect(record.congestionWindow == fresh.segments && record.slowStartThreshold == fresh.threshold)
+            record.congestionWindow = 250
+            record.slowStartThreshold = 180
+        }
         try bench.inside("b") { try restore.restoreAll() }
         try bench.inside("b") { try restore.activateAll() }
         let moved = restore.socket(0)

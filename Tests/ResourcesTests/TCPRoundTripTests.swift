@@ -18,17 +18,11 @@ import Testing
             try TCP.Information(of: try ProcessDescriptors.take(pid: getpid(), number: server)).state == wanted
         }
         try bench.isolateSource()
-        let capture = OwnCapture()
         let restore = OwnRestore()
-        var image = try capture.describe(try probe(connection.server))
-        var record = try Payload.decode(TCPConnection.Record.self, from: image, index: 0)
-        #expect(record.roundTrip > 0)
-        record.roundTrip = 80_000
-        image.payload = try Payload.encode(record, for: "the record")
-        restore.image.descriptions = [image]
-        connection.server = FileDescriptor(owning: -1)
-        capture.commit()
-        try bench.connectDestination()
+        try take(&connection, bench, to: restore) { record in
+            #expect(record.roundTrip > 0)
+            record.roundTrip = 80_000
+        }
         try bench.loseInput("c")
         try bench.inside("b") { try restore.restoreAll() }
         try bench.inside("b") { try restore.activateAll() }
